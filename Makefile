@@ -1,0 +1,57 @@
+# Everything a person or CI runs. `make help` lists it. PARTS limits `make test` to some parts (see tools/test_parts.py).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CACHE ?= $(or $(SPILLWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spillway)
+export SPILLWAY_CACHE := $(CACHE)
+# Without this an interrupted `make` may leave a half-written wheel that looks newer than its sources.
+.DELETE_ON_ERROR:
+UV := uv run --no-sync
+PY := $(UV) python
+PARTS ?=
+
+.PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e bench images cluster-up cluster-down demo demo-down
+
+help: ## Say what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
+
+setup: ## Install what building and testing need (Debian packages, uv, Rust, Go) and the Python environment; idempotent
+	@bash tools/setup.sh
+
+lint: setup ## ruff, mypy --strict, import walls, generated files fresh, clippy, rustfmt
+	@bash tools/lint.sh
+
+generate: setup ## Rewrite generated files: CRD, chart version, golden manifests
+	@bash tools/generate.sh
+
+test: setup ## Everything, from unit tests to the end-to-end on a real Kubernetes; prints how long each part took
+	@$(PY) tools/test_parts.py $(PARTS)
+
+test-unit: setup ## Unit and contract tests in Python
+	@$(PY) tools/test_parts.py unit
+
+test-rust: setup ## Tests of the Rust core
+	@$(PY) tools/test_parts.py rust
+
+test-engine: setup ## A real vLLM engine in one process against a real sidecar daemon
+	@$(PY) tools/test_parts.py engine
+
+test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
+	@$(PY) tools/test_parts.py e2e
+
+bench: setup ## Benchmarks, each figure beside its bound or peer of the same run
+	@bash tools/bench.sh
+
+images: setup ## Build the images and load them into the cluster
+	@$(PY) -m tests.cluster images
+
+cluster-up: setup ## Get a Kubernetes: SPILLWAY_CONTEXT, else kind, else host processes; a second call is a no-op
+	@$(PY) -m tests.cluster up
+
+cluster-down: ## End the cluster that cluster-up made and leave nothing behind
+	@$(PY) -m tests.cluster down
+
+demo: setup ## The first pool: a chat whose KV cache outlives its engine and its pod
+	@$(PY) -m demo up
+
+demo-down: ## Remove what `make demo` made, the cluster included
+	@$(PY) -m demo down
