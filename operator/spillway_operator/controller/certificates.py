@@ -1,0 +1,226 @@
+"""The webhook's serving certificate: our own CA, a leaf in a Secret that the webhook mounts, the caBundle patched.
+
+The CA (one year) and the leaf (90 days) are renewed when a third of their life is left. A new CA is first added to the
+caBundle beside the old one and signs leaves only from the next round on, so that at no moment a webhook replica serves
+a certificate that the API server does not trust. The private CA key never leaves its own Secret.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from spillway_operator.controller.client import (
+    SECRETS,
+    WEBHOOK_CONFIGURATIONS,
+    ApiServer,
+    FieldManager,
+    Manifest,
+)
+from spillway_operator.metrics import CERTIFICATE_EXPIRY
+
+CA_SECRET = "spillway-webhook-ca"
+SERVING_SECRET = "spillway-webhook-tls"
+CA_LIFE = timedelta(days=365)
+LEAF_LIFE = timedelta(days=90)
+# How long a new CA stands in the caBundle before it signs: longer than any cache between us and the API server.
+CA_OVERLAP = timedelta(hours=1)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, both PEM."""
+
+    certificate: bytes
+    key: bytes
+
+    @property
+    def parsed(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate(self.certificate)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The CAs in use, oldest first; there are two only while one follows the other."""
+
+    pairs: tuple[Pair, ...]
+
+    @property
+    def bundle(self) -> bytes:
+        return b"".join(pair.certificate for pair in self.pairs)
+
+    def signer(self, now: datetime) -> Pair:
+        """The newest CA that has stood in the bundle long enough; at the very start the only one."""
+        trusted = [p for p in self.pairs if now - p.parsed.not_valid_before_utc >= CA_OVERLAP]
+        return (trusted or list(self.pairs[:1]))[-1]
+
+
+def make_ca(now: datetime) -> Pair:
+    """A self-signed CA, valid from one minute ago, since clocks differ."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "spillway-webhook-ca")])
+    builder = _certificate(name, name, key.public_key(), now, CA_LIFE)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    return _pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def make_leaf(authority: Pair, dns_names: tuple[str, ...], now: datetime) -> Pair:
+    """A serving certificate for `dns_names`, signed by `authority`."""
+    ca_key = serialization.load_pem_private_key(authority.key, password=None)
+    if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"Secret {CA_SECRET}: the CA key is no EC key; delete the Secret and a new one is made")
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "spillway-webhook")])
+    builder = _certificate(subject, authority.parsed.subject, key.public_key(), now, LEAF_LIFE)
+    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    builder = builder.add_extension(issuer_key, critical=False)
+    names = [x509.DNSName(name) for name in dns_names]
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+    return _pair(builder.sign(ca_key, hashes.SHA256()), key)
+
+
+def renew_authority(authority: Authority | None, now: datetime) -> Authority:
+    """Add a new CA where none is fresh, drop expired ones; the same object where nothing is to do."""
+    if authority is None:
+        return Authority((make_ca(now),))
+    pairs = tuple(p for p in authority.pairs if p.parsed.not_valid_after_utc > now)
+    if not pairs or not _is_fresh(pairs[-1].parsed, now):
+        pairs = (*pairs, make_ca(now))
+    return authority if pairs == authority.pairs else Authority(pairs)
+
+
+def leaf_serves(leaf: Pair | None, authority: Pair, dns_names: tuple[str, ...], now: datetime) -> bool:
+    """Whether `leaf` is fresh, signed by `authority` and names every one of `dns_names`."""
+    if leaf is None:
+        return False
+    parsed = leaf.parsed
+    try:
+        parsed.verify_directly_issued_by(authority.parsed)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(dns_names) <= set(names.get_values_for_type(x509.DNSName)) and _is_fresh(parsed, now)
+
+
+async def ensure_webhook_trust(api: ApiServer, namespace: str, configuration: str, dns_names: tuple[str, ...]) -> None:
+    """Make or renew CA and leaf where needed, and put the caBundle into the webhook configuration. Quiet at rest."""
+    now = datetime.now(UTC)
+    stored = _parse_authority(await api.get(SECRETS, CA_SECRET, namespace))
+    authority = renew_authority(stored, now)
+    if authority is not stored:
+        await api.apply(_build_ca_secret(authority, namespace), SECRETS, FieldManager.CERTIFICATES)
+        log.info("webhook CA made", namespace=namespace)
+    await _ensure_bundle(api, configuration, authority)  # before the leaf: trust first, then serve
+    leaf = _parse_leaf(await api.get(SECRETS, SERVING_SECRET, namespace))
+    signer = authority.signer(now)
+    if leaf is None or not leaf_serves(leaf, signer, dns_names, now):
+        leaf = make_leaf(signer, dns_names, now)
+        await api.apply(_build_serving_secret(leaf, authority, namespace), SECRETS, FieldManager.CERTIFICATES)
+        log.info("webhook certificate made", namespace=namespace)
+    CERTIFICATE_EXPIRY.set(leaf.parsed.not_valid_after_utc.timestamp())
+
+
+async def _ensure_bundle(api: ApiServer, configuration: str, authority: Authority) -> None:
+    observed = await api.get(WEBHOOK_CONFIGURATIONS, configuration)
+    if observed is None:
+        log.warning("webhook configuration is missing, pods start without a sidecar", name=configuration)
+        return
+    wanted = base64.b64encode(authority.bundle).decode()
+    webhooks = observed.get("webhooks") or []
+    if all((w.get("clientConfig") or {}).get("caBundle") == wanted for w in webhooks):
+        return
+    patch: Manifest = {
+        "apiVersion": WEBHOOK_CONFIGURATIONS.api_version, "kind": WEBHOOK_CONFIGURATIONS.kind,
+        "metadata": {"name": configuration, "uid": observed["metadata"]["uid"]},
+        "webhooks": [{"name": w["name"], "clientConfig": {"caBundle": wanted}} for w in webhooks],
+    }
+    await api.apply(patch, WEBHOOK_CONFIGURATIONS, FieldManager.CERTIFICATES)
+    log.info("webhook caBundle patched", name=configuration)
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime,
+                 life: timedelta) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1)).not_valid_after(now + life)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=signs_certificates, crl_sign=signs_certificates, encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
+    pem_key = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Pair(certificate.public_bytes(serialization.Encoding.PEM), pem_key)
+
+
+def _is_fresh(certificate: x509.Certificate, now: datetime) -> bool:
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return certificate.not_valid_after_utc - now > life / 3
+
+
+def _parse_authority(secret: Manifest | None) -> Authority | None:
+    """The Secret holds `ca-0.crt`, `ca-0.key`, `ca-1.crt`... oldest first. None where it holds no pair."""
+    decoded = _decode(secret)
+    pairs = []
+    for index in range(len(decoded)):
+        certificate, key = decoded.get(f"ca-{index}.crt"), decoded.get(f"ca-{index}.key")
+        if certificate is None or key is None:
+            break
+        pairs.append(Pair(certificate, key))
+    return Authority(tuple(pairs)) if pairs else None
+
+
+def _parse_leaf(secret: Manifest | None) -> Pair | None:
+    decoded = _decode(secret)
+    if "tls.crt" not in decoded or "tls.key" not in decoded:
+        return None
+    return Pair(decoded["tls.crt"], decoded["tls.key"])
+
+
+def _decode(secret: Manifest | None) -> dict[str, bytes]:
+    data = (secret or {}).get("data") or {}
+    return {name: base64.b64decode(value) for name, value in data.items()}
+
+
+def _build_ca_secret(authority: Authority, namespace: str) -> Manifest:
+    data: dict[str, bytes] = {}
+    for index, pair in enumerate(authority.pairs):
+        data[f"ca-{index}.crt"], data[f"ca-{index}.key"] = pair.certificate, pair.key
+    return _secret(CA_SECRET, "Opaque", namespace, data)
+
+
+def _build_serving_secret(leaf: Pair, authority: Authority, namespace: str) -> Manifest:
+    data = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": authority.bundle}
+    return _secret(SERVING_SECRET, "kubernetes.io/tls", namespace, data)
+
+
+def _secret(name: str, kind: str, namespace: str, data: dict[str, bytes]) -> Manifest:
+    return {
+        "apiVersion": "v1", "kind": "Secret", "type": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "spillway"}},
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+    }

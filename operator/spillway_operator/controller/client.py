@@ -1,0 +1,212 @@
+"""The one door to the API server: the blocking `kubernetes` client behind a bounded executor.
+
+Everything above this module is asyncio; every call here runs in one of a fixed number of threads and gives up after
+3 seconds, so that a process that lost its Lease cannot have a write in flight past the Lease's end (see lease.py).
+Objects are plain dicts as the API server speaks them: no generated models, no discovery, nothing written to disk.
+Writes are server-side apply, one field manager per concern (`FieldManager`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import config as kube_config
+from kubernetes.client import ApiClient, ApiException, Configuration
+
+from spillway_operator.metrics import API_WRITES
+
+REQUEST_TIMEOUT_SECONDS = 3.0
+APPLY_CONTENT_TYPE = "application/apply-patch+yaml"
+
+Manifest = dict[str, Any]
+
+
+class FieldManager(StrEnum):
+    """Who owns a field in server-side apply: one name per concern, so that one concern never removes another's fields."""
+
+    STATUS = "spillway-status"
+    FINALIZER = "spillway-finalizer"
+    CHILDREN = "spillway-children"
+    CERTIFICATES = "spillway-certificates"
+    STATUS_KEYS = "spillway-status-keys"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Where a kind lives in the API: `api_version` as in a manifest, `plural` as in its path."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+        parts = [root]
+        if namespace is not None:
+            parts.append(f"namespaces/{namespace}")
+        parts.append(self.plural)
+        if name is not None:
+            parts.append(name)
+        if subresource is not None:
+            parts.append(subresource)
+        return "/".join(parts)
+
+
+POOLS = Resource("spillway.dev/v1alpha1", "KVCachePool", "kvcachepools")
+PODS = Resource("v1", "Pod", "pods")
+NODES = Resource("v1", "Node", "nodes")
+EVENTS = Resource("v1", "Event", "events")
+SECRETS = Resource("v1", "Secret", "secrets")
+CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
+STORAGE_CLASSES = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses")
+WEBHOOK_CONFIGURATIONS = Resource(
+    "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"
+)
+
+
+class ApiError(RuntimeError):
+    """The API server refused or could not be reached. `status` is the HTTP status, 0 where no answer came."""
+
+    def __init__(self, status: int, method: str, path: str, message: str) -> None:
+        super().__init__(f"{method} {path}: {status} {message}")
+        self.status = status
+
+
+class Conflict(ApiError):
+    """409: the object exists already, changed meanwhile, or has another uid."""
+
+
+class NotFound(ApiError):
+    """404."""
+
+
+def _error_of(status: int, method: str, path: str, message: str) -> ApiError:
+    return {404: NotFound, 409: Conflict}.get(status, ApiError)(status, method, path, message)
+
+
+def load_configuration(kubeconfig: str | None = None) -> Configuration:
+    """Read the in-cluster service account, or the kubeconfig at `kubeconfig` (default: $KUBECONFIG). No retries."""
+    configuration = Configuration()
+    try:
+        if kubeconfig is not None:
+            raise kube_config.ConfigException("an explicit kubeconfig wins")
+        kube_config.load_incluster_config(client_configuration=configuration)
+    except kube_config.ConfigException:
+        kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+    # A retry inside the client would outlive the 3 seconds that fencing counts on; the work queue retries instead.
+    configuration.retries = False
+    return configuration
+
+
+class ApiServer:
+    """Async access to the API server. `workers` bounds the threads, hence the requests in flight."""
+
+    def __init__(self, configuration: Configuration, workers: int = 16) -> None:
+        configuration.connection_pool_maxsize = workers
+        self._client = ApiClient(configuration)
+        self._executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="api")
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest | None:
+        """Read one object; None where it does not exist."""
+        try:
+            return await self._request("GET", resource.path(namespace, name))
+        except NotFound:
+            return None
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> list[Manifest]:
+        """Read all objects in pages of 500, from the API server's own cache."""
+        items: list[Manifest] = []
+        query = {"limit": "500"}
+        if label_selector is not None:
+            query["labelSelector"] = label_selector
+        while True:
+            page = await self._request("GET", resource.path(namespace), query)
+            items.extend(page.get("items") or [])
+            following = (page.get("metadata") or {}).get("continue")
+            if not following:
+                return items
+            query["continue"] = following
+
+    async def apply(self, manifest: Manifest, resource: Resource, manager: FieldManager,
+                    *, subresource: str | None = None, force: bool = True) -> Manifest:
+        """Server-side apply `manifest`; fields of `manager` that it lacks are removed."""
+        metadata = manifest["metadata"]
+        query = {"fieldManager": manager.value, "force": "true" if force else "false"}
+        path = resource.path(metadata.get("namespace"), metadata["name"], subresource)
+        answer = await self._request("PATCH", path, query, body=manifest, content_type=APPLY_CONTENT_TYPE)
+        API_WRITES.labels(verb="apply", kind=resource.kind).inc()
+        return answer
+
+    async def create(self, manifest: Manifest, resource: Resource) -> Manifest:
+        """Create one object. Raises Conflict where it exists already."""
+        answer = await self._request("POST", resource.path(manifest["metadata"].get("namespace")), body=manifest)
+        API_WRITES.labels(verb="create", kind=resource.kind).inc()
+        return answer
+
+    async def replace(self, manifest: Manifest, resource: Resource) -> Manifest:
+        """PUT one object under its resourceVersion. Raises Conflict where somebody was faster."""
+        metadata = manifest["metadata"]
+        path = resource.path(metadata.get("namespace"), metadata["name"])
+        answer = await self._request("PUT", path, body=manifest)
+        API_WRITES.labels(verb="replace", kind=resource.kind).inc()
+        return answer
+
+    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
+        """Delete one object; an absent one is fine."""
+        try:
+            await self._request("DELETE", resource.path(namespace, name))
+            API_WRITES.labels(verb="delete", kind=resource.kind).inc()
+        except NotFound:
+            return
+
+    def close(self) -> None:
+        """Let running requests end (3 s at most) and drop the connections."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    async def _request(self, method: str, path: str, query: Mapping[str, str] | None = None, *,
+                       body: Manifest | None = None, content_type: str = "application/json") -> Manifest:
+        call = partial(self._request_blocking, method, path, query, body, content_type)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def _request_blocking(self, method: str, path: str, query: Mapping[str, str] | None,
+                          body: Manifest | None, content_type: str) -> Manifest:
+        target = f"{path}?{urlencode(query)}" if query else path
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        _, url, signed_headers, _, _ = self._client.param_serialize(
+            method, target, header_params=headers, auth_settings=["BearerToken"]
+        )
+        try:
+            response = self._client.call_api(
+                method, url, signed_headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+            raw = response.read()
+        except ApiException as error:
+            raise _error_of(error.status or 0, method, path, str(error.reason)) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _error_of(0, method, path, str(error)) from error
+        if not 200 <= response.status <= 299:
+            raise _error_of(response.status, method, path, _message_of(raw))
+        parsed: Manifest = json.loads(raw)
+        return parsed
+
+
+def _message_of(raw: bytes) -> str:
+    try:
+        message = json.loads(raw).get("message", "")
+    except (ValueError, AttributeError):
+        message = raw.decode("utf-8", "replace")
+    return str(message)[:500]

@@ -1,0 +1,182 @@
+"""What the controller last saw of the cluster: pools as they are, pods as projections below 1 KiB.
+
+Filled by watch events (handlers.py) and, because a watch can lose a deletion, by a full list every few minutes.
+Nothing here does I/O; the reconcile reads it as its observation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from spillway_operator.metrics import PODS, POOLS
+
+POOL_LABEL = "spillway.dev/pool"
+REVISION_LABEL = "spillway.dev/revision"
+STATUS_ANNOTATION = "spillway.dev/status"
+SKIPPED_ANNOTATION = "spillway.dev/skipped"
+SIDECAR_CONTAINER = "spillway"
+
+
+class PoolKey(NamedTuple):
+    """A pool's name within its namespace: the key of the work queue."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """What the controller keeps of a pod. `waiting` is the kubelet's reason why the sidecar's container cannot start."""
+
+    namespace: str
+    name: str
+    uid: str
+    pool: str
+    node: str
+    ip: str
+    phase: str
+    leaving: bool
+    ready: bool
+    ready_at: datetime | None
+    injected: bool
+    revision: str
+    skipped: str
+    waiting: str
+
+    @property
+    def key(self) -> PoolKey:
+        return PoolKey(self.namespace, self.pool)
+
+    @property
+    def live(self) -> bool:
+        """Whether the pod counts: neither finished nor on its way out."""
+        return not self.leaving and self.phase not in ("Succeeded", "Failed")
+
+
+def parse_pod(body: Mapping[str, Any]) -> PodView | None:
+    """Project a pod; None where it names no pool."""
+    metadata = body.get("metadata") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    pool = labels.get(POOL_LABEL)
+    if not pool:
+        return None
+    status = body.get("status") or {}
+    ready, ready_at = _readiness(status)
+    return PodView(
+        namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"], pool=pool,
+        node=(body.get("spec") or {}).get("nodeName") or "", ip=status.get("podIP") or "",
+        phase=status.get("phase") or "Pending", leaving=bool(metadata.get("deletionTimestamp")),
+        ready=ready, ready_at=ready_at, injected=_is_injected(annotations), revision=labels.get(REVISION_LABEL, ""),
+        skipped=annotations.get(SKIPPED_ANNOTATION, "")[:200], waiting=_sidecar_waiting(status),
+    )
+
+
+def _is_injected(annotations: Mapping[str, str]) -> bool:
+    try:
+        return isinstance(json.loads(annotations.get(STATUS_ANNOTATION, "")), dict)
+    except ValueError:
+        return False
+
+
+def _readiness(status: Mapping[str, Any]) -> tuple[bool, datetime | None]:
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "Ready":
+            since = condition.get("lastTransitionTime")
+            return condition.get("status") == "True", datetime.fromisoformat(since) if since else None
+    return False, None
+
+
+def _sidecar_waiting(status: Mapping[str, Any]) -> str:
+    for container in status.get("initContainerStatuses") or []:
+        if str(container.get("name", "")).startswith(SIDECAR_CONTAINER):
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            reason = waiting.get("reason", "")
+            if reason and reason != "PodInitializing":
+                return str(reason)
+    return ""
+
+
+class Observed:
+    """Pools and pods by key. Every change returns the keys of the pools that it may concern."""
+
+    def __init__(self) -> None:
+        self._pools: dict[PoolKey, dict[str, Any]] = {}
+        self._pods: dict[PoolKey, dict[str, PodView]] = {}
+        self._key_of_pod: dict[str, PoolKey] = {}
+
+    def pool(self, key: PoolKey) -> dict[str, Any] | None:
+        return self._pools.get(key)
+
+    def pools(self) -> list[PoolKey]:
+        return list(self._pools)
+
+    def pods(self, key: PoolKey) -> list[PodView]:
+        """The pods of one pool, by name."""
+        return sorted(self._pods.get(key, {}).values(), key=lambda pod: pod.name)
+
+    def injected_pods(self) -> list[PodView]:
+        """Every injected pod that runs and has an address."""
+        return [p for pods in self._pods.values() for p in pods.values() if p.injected and p.live and p.ip]
+
+    def put_pool(self, body: Mapping[str, Any]) -> PoolKey:
+        key = key_of(body)
+        self._pools[key] = dict(body)
+        POOLS.set(len(self._pools))
+        return key
+
+    def drop_pool(self, body: Mapping[str, Any]) -> PoolKey:
+        key = key_of(body)
+        self._pools.pop(key, None)
+        POOLS.set(len(self._pools))
+        return key
+
+    def put_pod(self, body: Mapping[str, Any]) -> set[PoolKey]:
+        view = parse_pod(body)
+        if view is None:
+            return self.drop_pod(body["metadata"]["uid"])
+        touched = {view.key}
+        if self._key_of_pod.get(view.uid, view.key) != view.key:
+            touched |= self.drop_pod(view.uid)
+        known = self._pods.setdefault(view.key, {})
+        if known.get(view.uid) == view:
+            return set()
+        known[view.uid] = view
+        self._key_of_pod[view.uid] = view.key
+        PODS.set(len(self._key_of_pod))
+        return touched
+
+    def drop_pod(self, uid: str) -> set[PoolKey]:
+        key = self._key_of_pod.pop(uid, None)
+        PODS.set(len(self._key_of_pod))
+        if key is None:
+            return set()
+        pods = self._pods[key]
+        pods.pop(uid, None)
+        if not pods:
+            del self._pods[key]
+        return {key}
+
+    def replace_all(self, pools: Iterable[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]]) -> set[PoolKey]:
+        """Take a full list as the truth; returns every key that exists now or existed before."""
+        touched = set(self._pools) | set(self._pods)
+        self._pools.clear()
+        self._pods.clear()
+        self._key_of_pod.clear()
+        for pool in pools:
+            touched.add(self.put_pool(pool))
+        for pod in pods:
+            touched |= self.put_pod(pod)
+        return touched
+
+
+def key_of(body: Mapping[str, Any]) -> PoolKey:
+    """The key of a pool object."""
+    metadata = body["metadata"]
+    return PoolKey(metadata["namespace"], metadata["name"])

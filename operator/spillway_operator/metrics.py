@@ -1,0 +1,44 @@
+"""Every metric of the operator process, declared once. docs/metrics.md lists them; a test compares the two."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+LEADER = Gauge("spillway_operator_leader", "1 in the one active controller, 0 in a standby.", registry=REGISTRY)
+POOLS = Gauge("spillway_operator_pools", "Pools that the controller knows.", registry=REGISTRY)
+PODS = Gauge("spillway_operator_pods", "Pods with the pool label that the controller knows.", registry=REGISTRY)
+QUEUE_DEPTH = Gauge("spillway_operator_queue_depth", "Keys waiting for a worker.", registry=REGISTRY)
+RECONCILES = Counter(
+    "spillway_operator_reconciles", "Reconciles by result (done, retried).", ["result"], registry=REGISTRY
+)
+RECONCILE_SECONDS = Histogram(
+    "spillway_operator_reconcile_seconds",
+    "Duration of one reconcile.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+    registry=REGISTRY,
+)
+API_WRITES = Counter(
+    "spillway_operator_api_writes", "Writes that the API server accepted, by verb and kind.", ["verb", "kind"],
+    registry=REGISTRY,
+)
+MEMBER_READS = Counter(
+    "spillway_operator_member_reads",
+    "Reads of a sidecar's /status by outcome (ok, unreachable, refused, unreadable).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+PODS_SKIPPED = Counter(
+    "spillway_operator_pods_skipped", "Labelled pods that started without a sidecar, by reason.", ["reason"],
+    registry=REGISTRY,
+)
+ESCAPED_ERRORS = Counter(
+    "spillway_operator_escaped_errors", "Unexpected exceptions caught at an edge, by edge.", ["edge"],
+    registry=REGISTRY,
+)
+CERTIFICATE_EXPIRY = Gauge(
+    "spillway_operator_webhook_certificate_expiry_timestamp_seconds",
+    "When the webhook's serving certificate ends.",
+    registry=REGISTRY,
+)

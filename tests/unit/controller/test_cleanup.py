@@ -1,0 +1,58 @@
+"""The disk cleanup removes one pool's folder and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from spillway_operator.cleanup import main, remove_pool_folder
+
+UID = "0f0e0d0c-0b0a-0908-0706-050403020100"
+OTHER_UID = "aaaaaaaa-0b0a-0908-0706-050403020100"
+
+
+def make_pool_folder(root: Path, uid: str = UID) -> Path:
+    slot = root / "team-a" / uid / "slot-0"
+    slot.mkdir(parents=True)
+    (slot / "chunks").write_bytes(b"x" * 4096)
+    return slot.parent
+
+
+def test_removes_the_pool_folder_and_leaves_the_neighbour(tmp_path: Path) -> None:
+    mine, other = make_pool_folder(tmp_path), make_pool_folder(tmp_path, OTHER_UID)
+    assert remove_pool_folder(tmp_path, "team-a", UID) == []
+    assert not mine.exists()
+    assert (other / "slot-0" / "chunks").exists()
+
+
+@pytest.mark.parametrize("namespace", ["team-a", "team-b"])
+def test_absent_folder_is_success(tmp_path: Path, namespace: str) -> None:
+    (tmp_path / "team-a").mkdir()
+    assert main(["--root", str(tmp_path), "--namespace", namespace, "--pool-uid", UID]) == 0
+
+
+def test_does_not_follow_links_inside_the_folder(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").touch()
+    folder = make_pool_folder(tmp_path)
+    (folder / "link-to-folder").symlink_to(victim)
+    (folder / "link-to-file").symlink_to(victim / "precious")
+    assert remove_pool_folder(tmp_path, "team-a", UID) == []
+    assert not folder.exists()
+    assert (victim / "precious").exists()
+
+
+def test_does_not_follow_a_namespace_folder_that_is_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    make_pool_folder(elsewhere)
+    (tmp_path / "team-a").symlink_to(elsewhere / "team-a")
+    assert main(["--root", str(tmp_path), "--namespace", "team-a", "--pool-uid", UID]) == 1
+    assert (elsewhere / "team-a" / UID / "slot-0" / "chunks").exists()
+
+
+@pytest.mark.parametrize(("namespace", "uid"), [("..", UID), ("team-a/../x", UID), ("team-a", ".."), ("team-a", "")])
+def test_refuses_names_that_could_leave_the_root(tmp_path: Path, namespace: str, uid: str) -> None:
+    folder = make_pool_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"is no (namespace name|object uid)"):
+        remove_pool_folder(tmp_path, namespace, uid)
+    assert folder.exists()
