@@ -1,0 +1,87 @@
+"""What the administrator allows pools to ask for, and the check of a pool against it.
+
+The webhook makes this check itself instead of waiting for the condition ConfigValid: a pool that was created a moment ago
+must not reach a host folder or a foreign image before the operator has looked at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from spillway_operator.api.pool import KVCachePool
+from spillway_operator.api.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Set by the chart: the default image, and what pools may name beside it."""
+
+    sidecar_image: str
+    repositories: tuple[str, ...] = ()
+    host_path_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a pool cannot be used: the reason and message of ConfigValid=False."""
+
+    reason: Reason
+    message: str
+
+
+def sidecar_image(pool: KVCachePool, allowed: Allowed) -> str:
+    """The image that a new pod of the pool gets."""
+    return pool.spec.sidecar.image or allowed.sidecar_image
+
+
+def image_repository(image: str) -> str:
+    """The image's name without tag and digest."""
+    name = image.partition("@")[0]
+    folder, _, last = name.rpartition("/")
+    last = last.partition(":")[0]
+    return f"{folder}/{last}" if folder else last
+
+
+def find_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
+    """The first thing that the pool asks for and the administrator does not allow, or None."""
+    return _image_fault(pool, allowed) or _host_path_fault(pool, allowed)
+
+
+def _image_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
+    image = pool.spec.sidecar.image
+    if image is None or image == allowed.sidecar_image:
+        return None
+    repository = image_repository(image)
+    if any(_is_below(repository, prefix) for prefix in allowed.repositories):
+        return None
+    return Fault(
+        Reason.IMAGE_NOT_ALLOWED,
+        f"spec.sidecar.image {image!r} is in none of the allowed repositories ({_listed(allowed.repositories)}): "
+        "name an allowed image, or ask the administrator to add the repository to the chart's image.allowedRepositories",
+    )
+
+
+def _host_path_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
+    host_path = pool.spec.tiers.nvme.volume.host_path if pool.spec.tiers.nvme else None
+    if host_path is None:
+        return None
+    path = PurePosixPath(host_path.path)
+    is_plain = path.is_absolute() and ".." not in path.parts
+    if is_plain and any(_is_below(str(path), prefix) for prefix in allowed.host_path_prefixes):
+        return None
+    return Fault(
+        Reason.HOST_PATH_NOT_ALLOWED,
+        f"spec.tiers.nvme.volume.hostPath.path {host_path.path!r} is below none of the allowed prefixes "
+        f"({_listed(allowed.host_path_prefixes)}): name an allowed folder, use another volume type, or ask the "
+        "administrator to add the prefix to the chart's hostPath.allowedPrefixes",
+    )
+
+
+def _is_below(name: str, prefix: str) -> bool:
+    prefix = prefix.rstrip("/")
+    return bool(prefix) and (name == prefix or name.startswith(prefix + "/"))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none are"

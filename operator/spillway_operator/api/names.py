@@ -1,0 +1,51 @@
+"""Every name that Spillway shows in a cluster: API group, labels, annotations, containers, volumes, mount points."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "spillway.dev"
+VERSION: Final = "v1alpha1"
+KIND: Final = "KVCachePool"
+PLURAL: Final = "kvcachepools"
+SHORT_NAME: Final = "kvpool"
+CATEGORY: Final = "spillway"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CRD_NAME: Final = f"{PLURAL}.{GROUP}"
+MAX_POOL_NAME_LENGTH: Final = 52
+
+POOL_LABEL: Final = "spillway.dev/pool"
+INJECT_LABEL: Final = "spillway.dev/inject"
+REVISION_LABEL: Final = "spillway.dev/revision"
+STATUS_ANNOTATION: Final = "spillway.dev/status"
+SKIPPED_ANNOTATION: Final = "spillway.dev/skipped"
+ABANDON_DISK_ANNOTATION: Final = "spillway.dev/abandon-disk"
+SAFE_TO_EVICT_ANNOTATION: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+POD_SECURITY_ENFORCE_LABEL: Final = "pod-security.kubernetes.io/enforce"
+
+CLIENT_CONTAINER: Final = "spillway-client"
+SIDECAR_CONTAINER: Final = "spillway"
+
+ARENA_VOLUME: Final = "spillway-arena"
+INDEX_VOLUME: Final = "spillway-index"
+RUN_VOLUME: Final = "spillway-run"
+CLIENT_VOLUME: Final = "spillway-client"
+NVME_VOLUME: Final = "spillway-nvme"
+CONFIG_VOLUME: Final = "spillway-config"
+
+MOUNT_ROOT: Final = "/spillway"
+ARENA_PATH: Final = f"{MOUNT_ROOT}/arena"
+INDEX_PATH: Final = f"{MOUNT_ROOT}/index"
+RUN_PATH: Final = f"{MOUNT_ROOT}/run"
+CLIENT_PATH: Final = f"{MOUNT_ROOT}/client"
+NVME_PATH: Final = f"{MOUNT_ROOT}/nvme"
+CONFIG_PATH: Final = f"{MOUNT_ROOT}/config"
+CLIENT_PYTHONPATH: Final = f"{CLIENT_PATH}/current"
+CLIENT_INSTALL_COMMAND: Final = ("/usr/local/bin/spillway-client-install", CLIENT_PATH)
+
+SIDECAR_UID: Final = 65532
+
+
+def config_map_name(pool_name: str) -> str:
+    """Name of the ConfigMap with the pool's live overrides."""
+    return f"{pool_name}-spillway"

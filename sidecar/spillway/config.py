@@ -1,0 +1,203 @@
+"""What the webhook writes into a pod and the daemon reads: the one truth about a sidecar's configuration.
+
+`SidecarConfig` travels as JSON in the environment variable `SPILLWAY_CONFIG`, complete, so that a pod depends on no object
+that the operator makes. `LiveOverrides` is the subset that may change while the pod runs; it travels in a ConfigMap that is
+mounted optionally. Both are frozen and refuse unknown fields. Parse once, at the edge: `parse_sidecar_config` and
+`parse_live_overrides` raise `ConfigError`, which names the field, the problem and the fix.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+CONFIG_ENV: Final = "SPILLWAY_CONFIG"
+# The key in the ConfigMap `<pool>-spillway`, and so the file's name below /spillway/config.
+LIVE_OVERRIDES_FILE: Final = "overrides.json"
+HTTP_PORT: Final = 9464
+# An environment variable shares the kernel's limit for arguments with the engine's own; this leaves it alone.
+MAX_RENDERED_BYTES: Final = 8 * 1024
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+INDEX_ENTRY_BYTES: Final = 64
+# Chunks aim at 1 MiB and more; a quarter of that leaves room for small KV groups.
+SMALLEST_EXPECTED_CHUNK_BYTES: Final = 256 * KIB
+MIN_INDEX_BYTES: Final = MIB
+# 64 Mi entries, half of them used: 8 TiB of chunks of 256 KiB. Beyond it the index evicts before the tiers do.
+MAX_INDEX_BYTES: Final = 4 * GIB
+# What the daemon itself may use (interpreter, per-chunk policy records, I/O bounce buffers).
+HEAP_BYTES: Final = 512 * MIB
+MIN_DRAM_BYTES: Final = 64 * MIB
+# What the webhook adds to the pod's grace period, and so what a flush at the pod's end may take at most.
+FLUSH_SECONDS: Final = 30
+
+DirectMode = Literal["Auto", "Required", "Off"]
+LogLevel = Literal["Debug", "Info", "Warning", "Error"]
+VolumeType = Literal["Ephemeral", "EmptyDir", "HostPath"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. `field` is a dotted path, `fix` tells a person what to do."""
+
+    def __init__(self, field: str, problem: str, fix: str) -> None:
+        super().__init__(f"{field}: {problem}; {fix}")
+        self.field = field
+        self.problem = problem
+        self.fix = fix
+
+
+def index_bytes(dram_bytes: int, nvme_bytes: int) -> int:
+    """Size the index for both tiers: two entries of 64 B per chunk of 256 KiB, rounded up to a power of two.
+
+    Two entries per chunk keep the table at most half full, where a probe of 32 entries practically always finds room.
+    At least 1 MiB, at most 4 GiB.
+    """
+    chunks = -(-(dram_bytes + nvme_bytes) // SMALLEST_EXPECTED_CHUNK_BYTES)
+    wanted = max(2 * INDEX_ENTRY_BYTES * chunks, MIN_INDEX_BYTES)
+    return min(1 << (wanted - 1).bit_length(), MAX_INDEX_BYTES)
+
+
+def _check_public_key(encoded: str) -> str:
+    try:
+        raw = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise ValueError("is not base64") from error
+    if len(raw) != 32:
+        raise ValueError(f"holds {len(raw)} bytes where an Ed25519 public key has 32")
+    return encoded
+
+
+PublicKey = Annotated[str, AfterValidator(_check_public_key)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PoolIdentity(_Frozen):
+    """Which KVCachePool the pod joined. A pool made again under the same name has another uid and a cold disk."""
+
+    namespace: str = Field(description="Namespace of the pool and of the pod.")
+    name: str = Field(description="Name of the pool.")
+    uid: str = Field(description="metadata.uid of the pool; part of what a store on disk belongs to.")
+
+
+class DramConfig(_Frozen):
+    """The DRAM tier."""
+
+    capacity_bytes: int = Field(ge=MIN_DRAM_BYTES, description="Bytes of the arena, headers of the slots included.")
+
+
+class NvmeConfig(_Frozen):
+    """The NVMe tier: one preallocated store in a volume at /spillway/nvme."""
+
+    capacity_bytes: int = Field(gt=0, description="Bytes of the store, all allocated when it is made.")
+    reserve_percent: int = Field(ge=0, le=100, description="Share of the capacity that stays free on the volume.")
+    volume_type: VolumeType = Field(description="Where the volume comes from; HostPath outlives the pod.")
+    slots: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Stores that may stand side by side in the volume: pods per node on HostPath.",
+    )
+    direct: DirectMode = Field(
+        default="Auto",
+        description="O_DIRECT: Auto falls back to buffered I/O visibly, Required turns the tier off instead, Off is buffered.",
+    )
+    deadline_seconds: float = Field(
+        default=0.25, gt=0, le=600, description="How long one read or write may take before the tier is suspected."
+    )
+    io_threads: int = Field(default=8, ge=1, le=64, description="Threads that read and write, each one I/O at a time.")
+
+
+class SidecarConfig(_Frozen):
+    """Everything that the sidecar needs to know to start."""
+
+    pool: PoolIdentity = Field(description="The pool that the pod joined.")
+    revision: str = Field(
+        description="Short hash of this configuration and the sidecar's image; label spillway.dev/revision."
+    )
+    cache_epoch: int = Field(
+        default=0, ge=0, description="Part of every fingerprint: raising it forgets what was stored."
+    )
+    dram: DramConfig = Field(description="The DRAM tier.")
+    nvme: NvmeConfig | None = Field(default=None, description="The NVMe tier; absent: DRAM only.")
+    index_bytes: int = Field(
+        ge=MIN_INDEX_BYTES, le=MAX_INDEX_BYTES, description="Bytes of the lookup table; see the function index_bytes."
+    )
+    heap_bytes: int = Field(
+        default=HEAP_BYTES, ge=64 * MIB, description="What the daemon may use beside arena and index."
+    )
+    http_port: int = Field(default=HTTP_PORT, ge=1, le=65535, description="Port of /healthz, /metrics and /status.")
+    log_level: LogLevel = Field(default="Info", description="Least level that is logged.")
+    status_public_keys: tuple[PublicKey, ...] = Field(
+        default=(),
+        max_length=4,
+        description="Raw Ed25519 public keys in base64; a token for /status must be signed by one of them.",
+    )
+
+    def render(self) -> str:
+        """This configuration as the value of SPILLWAY_CONFIG: compact JSON below 8 KiB. Raises ConfigError if longer."""
+        text = self.model_dump_json(exclude_none=True)
+        if len(text.encode()) > MAX_RENDERED_BYTES:
+            raise ConfigError(
+                CONFIG_ENV, f"renders to {len(text.encode())} bytes", f"keep it below {MAX_RENDERED_BYTES}"
+            )
+        return text
+
+    def with_overrides(self, overrides: LiveOverrides) -> SidecarConfig:
+        """This configuration with what `overrides` sets put in its place."""
+        changes: dict[str, object] = {}
+        if overrides.log_level is not None:
+            changes["log_level"] = overrides.log_level
+        if overrides.nvme_deadline_seconds is not None and self.nvme is not None:
+            changes["nvme"] = self.nvme.model_copy(update={"deadline_seconds": overrides.nvme_deadline_seconds})
+        return self.model_copy(update=changes)
+
+
+class LiveOverrides(_Frozen):
+    """What may change while the pod runs. An absent field leaves what the pod was started with."""
+
+    log_level: LogLevel | None = Field(default=None, description="Replaces SidecarConfig.log_level.")
+    nvme_deadline_seconds: float | None = Field(
+        default=None, gt=0, le=600, description="Replaces NvmeConfig.deadline_seconds; ignored without an NVMe tier."
+    )
+
+    def render(self) -> str:
+        """The content of the file `overrides.json`."""
+        return self.model_dump_json(exclude_none=True)
+
+
+def parse_sidecar_config(text: str) -> SidecarConfig:
+    """Read the value of SPILLWAY_CONFIG. Raises ConfigError for the first thing that is wrong."""
+    return _parse(SidecarConfig, text, CONFIG_ENV)
+
+
+def parse_live_overrides(text: str) -> LiveOverrides:
+    """Read the file `overrides.json`. Raises ConfigError for the first thing that is wrong."""
+    return _parse(LiveOverrides, text, LIVE_OVERRIDES_FILE)
+
+
+Model = TypeVar("Model", bound=_Frozen)
+
+_FIXES: Final = {
+    "json_invalid": "write valid JSON",
+    "missing": "add the field",
+    "extra_forbidden": "remove the field, or use a sidecar image that knows it",
+}
+
+
+def _parse(model: type[Model], text: str, source: str) -> Model:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join([source, *(str(part) for part in first["loc"])])
+        problem = first["msg"] if first["type"] in _FIXES else f"{first['msg']}, not {first['input']!r:.80}"
+        raise ConfigError(path, problem, _FIXES.get(first["type"], "correct the value")) from error
