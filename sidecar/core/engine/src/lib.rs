@@ -7,12 +7,48 @@
 //! `unsafe` lives only in modules that allow it by name below.
 #![deny(unsafe_code)]
 
+pub mod epoch;
+pub mod seqlock;
+pub mod sync;
+
+pub mod crash;
+
+// Under loom only the two protocols above are built: loom's atomics cannot lie in shared memory.
+#[cfg(not(loom))]
+pub mod arena;
+#[cfg(not(loom))]
+pub mod attach;
+#[cfg(not(loom))]
 pub mod checksum;
+#[cfg(not(loom))]
+pub mod clock;
+#[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
+pub mod error;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod guard;
+#[cfg(not(loom))]
 pub mod header;
+#[cfg(not(loom))]
+pub mod index;
+#[cfg(not(loom))]
+pub mod key;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+pub mod layout;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+pub mod locks;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+pub mod map;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod nvme;
+#[cfg(not(loom))]
+pub mod ring;
 
 /// The version of this crate, stated once in the workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
