@@ -85,3 +85,5 @@ class Reason(StrEnum):
     """An injected pod is not ready yet."""
     OUTDATED = "Outdated"
     """A pod runs an earlier revision of the sidecar than a new pod would get."""
+    NOT_INJECTED = "NotInjected"
+    """A labelled pod has neither sidecar nor skip reason: the webhook was not called when the pod was created."""
