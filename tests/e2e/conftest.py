@@ -1,0 +1,94 @@
+"""Spillway installed once per run on the cluster of tests/cluster; a namespace and a folder of its own per module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import installation
+from tests.e2e.kit.kube import Kube, describe
+from tests.e2e.kit.waiting import wait_for
+
+HOST_PATH_PREFIX = Path("/var/lib/spillway-e2e")
+SIDECAR_UID = 65532
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> str:
+    """Kubeconfig of the cluster that `make test-e2e` brought up."""
+    path = installation.kubeconfig()
+    os.environ["KUBECONFIG"] = path
+    return path
+
+
+@pytest.fixture(scope="session")
+def kube(kubeconfig: str) -> Iterator[Kube]:
+    """The API server, with Spillway installed from charts/spillway and serving."""
+    HOST_PATH_PREFIX.mkdir(parents=True, exist_ok=True)
+    os.chown(HOST_PATH_PREFIX, SIDECAR_UID, SIDECAR_UID)
+    installation.install(host_path_prefixes=[str(HOST_PATH_PREFIX)])
+    yield Kube(kubeconfig)
+    if not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
+        installation.uninstall()
+        shutil.rmtree(HOST_PATH_PREFIX, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def second_sidecar_image() -> str:
+    """The same sidecar under another tag."""
+    return "localhost/spillway-sidecar:dev2"
+
+
+@pytest.fixture(scope="session")
+def swapping_sidecar_image() -> str:
+    """A sidecar built with the feature `swap-chunks`: it swaps payloads of chunks after they were verified."""
+    return "localhost/spillway-sidecar:dev-swap"
+
+
+@pytest.fixture(scope="module")
+def host_path(namespace_name: str) -> Iterator[Path]:
+    """A folder below the allowed prefix for one module's pool, owned by the sidecar's user."""
+    folder = HOST_PATH_PREFIX / namespace_name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.chown(folder, SIDECAR_UID, SIDECAR_UID)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def clean_namespace(kube: Kube, namespace_name: str) -> Iterator[str]:
+    """The module's namespace: absent before the tests make it, gone with all its pods after them."""
+
+    def gone() -> bool:
+        return kube.get("v1", "Namespace", namespace_name) is None
+
+    kube.delete("v1", "Namespace", namespace_name)
+    wait_for(f"namespace {namespace_name} of an earlier run to be gone", gone, 120)
+    yield namespace_name
+    for pool in kube.items("spillway.dev/v1alpha1", "KVCachePool", namespace_name):
+        kube.delete("spillway.dev/v1alpha1", "KVCachePool", pool["metadata"]["name"], namespace_name)
+    kube.delete("v1", "Namespace", namespace_name)
+    wait_for(f"namespace {namespace_name} to be gone", gone, 180)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """On failure, show the pods and the pool of the test's namespace: what an on-call person would look at first."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    kube = getattr(item, "funcargs", {}).get("kube")
+    namespace = getattr(item, "funcargs", {}).get("namespace_name")
+    if report.failed and isinstance(kube, Kube) and namespace:
+        lines = []
+        for pod in kube.items("v1", "Pod", namespace):
+            name = pod["metadata"]["name"]
+            lines.append(f"pod {name}: {describe(pod)}")
+            lines.append(f"sidecar's log:\n{kube.logs(namespace, name, 'spillway')}")
+        for pool in kube.items("spillway.dev/v1alpha1", "KVCachePool", namespace):
+            lines.append(f"pool {pool['metadata']['name']}: {pool.get('status')}")
+        report.sections.append((f"namespace {namespace}", "\n".join(lines)))

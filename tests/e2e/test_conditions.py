@@ -1,0 +1,101 @@
+"""What cannot work is said in a condition with a message, and inference serves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from tests.e2e.kit.engine import Engine, make_prompts, total
+from tests.e2e.kit.kube import Kube, Manifest
+from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.waiting import wait_for
+
+pytestmark = pytest.mark.cluster
+
+PROMPT = make_prompts(1, 600, seed=5)[0]
+
+
+@pytest.fixture(scope="module")
+def namespace_name() -> str:
+    return "e2e-conditions"
+
+
+@pytest.fixture(scope="module")
+def namespace(kube: Kube, clean_namespace: str) -> str:
+    kube.apply(make_namespace(clean_namespace))
+    return clean_namespace
+
+
+def wait_condition(kube: Kube, namespace: str, pool: str, kind: str, status: str, reason: str) -> Manifest:
+    def look() -> Manifest | None:
+        seen = kube.condition(namespace, kind, pool)
+        if seen and seen["status"] == status and reason in f"{seen['reason']} {seen['message']}":
+            return seen
+        raise AssertionError(seen)
+
+    return wait_for(f"{kind}={status} with {reason} on pool {pool}", look, 120)
+
+
+def serves_and_hits_in_dram(engine: Engine) -> None:
+    """The engine answers, and after a restart of its container the DRAM tier gives the prompt back."""
+    first = engine.ask(PROMPT)
+    wait_for(
+        "the prompt's chunks to be in DRAM",
+        lambda: total(engine.sidecar_metrics(), "spillway_tier_chunks", "tier=dram") >= 2,
+        30,
+    )
+    engine.restart_engine()
+    assert engine.ask(PROMPT).same_as(first)
+    assert engine.external_tokens() >= 512
+
+
+def test_capacity_larger_than_the_disk(kube: Kube, namespace: str, host_path: Path) -> None:
+    pool = make_pool(namespace, name="huge", nvme="100Ti", host_path=str(host_path))
+    kube.apply(pool, *make_engine(namespace, name="huge", pool="huge"))
+    engine = Engine(kube, namespace, "huge")
+    engine.wait_ready()
+    seen = wait_condition(kube, namespace, "huge", "StorageProvisioned", "False", "VolumeTooSmall")
+    assert "100" in seen["message"], "the message names what was asked for"
+    serves_and_hits_in_dram(engine)
+    kube.scale(namespace, "huge", 0)
+
+
+def test_unwritable_path(kube: Kube, namespace: str, host_path: Path) -> None:
+    folder = host_path / "root-only"
+    folder.mkdir(mode=0o755)
+    os.chown(folder, 0, 0)
+    pool = make_pool(namespace, name="unwritable", host_path=str(folder))
+    kube.apply(pool, *make_engine(namespace, name="unwritable", pool="unwritable"))
+    engine = Engine(kube, namespace, "unwritable")
+    engine.wait_ready()
+    wait_condition(kube, namespace, "unwritable", "StorageProvisioned", "False", "NvmeNotWritable")
+    assert len(engine.ask(PROMPT).tokens) == 16
+    kube.scale(namespace, "unwritable", 0)
+
+
+def test_second_pod_on_one_host_path_slot(kube: Kube, namespace: str, host_path: Path) -> None:
+    pool = make_pool(namespace, name="shared", host_path=str(host_path))
+    kube.apply(pool, *make_engine(namespace, name="one", pool="shared"))
+    first = Engine(kube, namespace, "one")
+    first.wait_ready()
+    kube.apply(*make_engine(namespace, name="two", pool="shared"))
+    second = Engine(kube, namespace, "two")
+    second.wait_ready()
+    seen = wait_condition(kube, namespace, "shared", "StorageProvisioned", "False", "NoFreeSlot")
+    assert second.pod()["metadata"]["name"] in seen["message"], "the message names the pod"
+    assert len(second.ask(PROMPT).tokens) == 16
+    for name in ("one", "two"):
+        kube.scale(namespace, name, 0)
+
+
+@pytest.mark.parametrize(
+    ("dram", "nvme", "says"),
+    [("0", "1Gi", "dram.capacity must be at least 64Mi"), ("1Gi", "0", "nvme.capacity must not be less than dram")],
+)
+def test_zero_capacity_is_refused_with_a_message(kube: Kube, namespace: str, dram: str, nvme: str, says: str) -> None:
+    with pytest.raises(ApiException) as refused:
+        kube.apply(make_pool(namespace, name="zero", dram=dram, nvme=nvme))
+    assert says in str(refused.value.body)

@@ -1,0 +1,101 @@
+"""Without the operator a pod is injected and hits; without the webhook it serves plain; deletion cleans the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.kit.engine import Engine, annotation, make_prompts, total
+from tests.e2e.kit.kube import Kube
+from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.waiting import wait_for
+
+pytestmark = pytest.mark.cluster
+
+RELEASE_NAMESPACE = "spillway-system"
+PROMPTS = make_prompts(2, 1100, seed=4)
+
+
+@pytest.fixture(scope="module")
+def namespace_name() -> str:
+    return "e2e-control-plane"
+
+
+@pytest.fixture(scope="module")
+def engine(kube: Kube, host_path: Path, clean_namespace: str) -> Engine:
+    kube.apply(make_namespace(clean_namespace), make_pool(clean_namespace, host_path=str(host_path)))
+    kube.apply(*make_engine(clean_namespace))
+    engine = Engine(kube, clean_namespace)
+    engine.wait_ready()
+    engine.ask_all(PROMPTS)
+    engine.wait_durable(len(PROMPTS) * 4)
+    return engine
+
+
+def scaled_to_zero(kube: Kube, deployment: str) -> Iterator[None]:
+    found = kube.get("apps/v1", "Deployment", deployment, RELEASE_NAMESPACE)
+    assert found is not None, f"no Deployment {deployment} in {RELEASE_NAMESPACE}"
+    kube.scale(RELEASE_NAMESPACE, deployment, 0)
+    component = found["spec"]["selector"]["matchLabels"]
+    selector = ",".join(f"{key}={value}" for key, value in component.items())
+    wait_for(
+        f"{deployment} to have no pod",
+        lambda: not kube.items("v1", "Pod", RELEASE_NAMESPACE, label_selector=selector),
+        60,
+    )
+    yield
+    kube.scale(RELEASE_NAMESPACE, deployment, found["spec"]["replicas"])
+    wait_for(
+        f"{deployment} to be available again",
+        lambda: (
+            (kube.get("apps/v1", "Deployment", deployment, RELEASE_NAMESPACE) or {})
+            .get("status", {})
+            .get("availableReplicas", 0)
+            >= 1
+        ),
+        120,
+    )
+
+
+@pytest.fixture
+def no_operator(kube: Kube) -> Iterator[None]:
+    yield from scaled_to_zero(kube, "spillway-operator")
+
+
+@pytest.fixture
+def no_webhook(kube: Kube) -> Iterator[None]:
+    yield from scaled_to_zero(kube, "spillway-webhook")
+
+
+@pytest.mark.usefixtures("no_operator")
+def test_pod_is_injected_and_hits_without_the_operator(engine: Engine) -> None:
+    engine.delete_pod()
+    assert annotation(engine.pod(), "spillway.dev/status") is not None
+    engine.ask_all(PROMPTS)
+    assert engine.external_tokens() >= len(PROMPTS) * 1024
+    assert total(engine.sidecar_metrics(), "spillway_hop_bytes_total", "hop=nvme_to_arena") > 0
+
+
+@pytest.mark.usefixtures("no_webhook")
+def test_pod_serves_plain_without_the_webhook(engine: Engine) -> None:
+    engine.delete_pod()
+    pod = engine.pod()
+    assert annotation(pod, "spillway.dev/status") is None
+    assert not pod["spec"].get("initContainers")
+    assert len(engine.ask(PROMPTS[0]).tokens) == 16
+    assert engine.external_tokens() == 0
+
+
+def test_deleting_the_pool_cleans_its_disk(engine: Engine, kube: Kube, host_path: Path) -> None:
+    assert list(host_path.rglob("chunks")), "the pool's data lies on the disk before"
+    kube.scale(engine.namespace, engine.name, 0)
+    wait_for("the engine's pod to be gone", lambda: not engine.pods(), 60)
+    kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", engine.namespace)
+    wait_for(
+        "the pool to be gone",
+        lambda: kube.get("spillway.dev/v1alpha1", "KVCachePool", "chat", engine.namespace) is None,
+        120,
+    )
+    assert not list(host_path.rglob("chunks"))

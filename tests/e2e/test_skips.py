@@ -1,0 +1,109 @@
+"""Pods that Spillway must leave alone: the specification stays as it was, and an annotation says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.kit.engine import annotation
+from tests.e2e.kit.kube import Kube, Manifest
+from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.waiting import wait_for
+
+pytestmark = pytest.mark.cluster
+
+OWN_CONFIG = '{"kv_connector": "ExampleConnector",  "kv_role":"kv_both", "kv_connector_extra_config":{"shared_storage_path":"/tmp/x"}}'
+
+
+@pytest.fixture(scope="module")
+def namespace_name() -> str:
+    return "e2e-skips"
+
+
+@pytest.fixture(scope="module")
+def namespace(kube: Kube, clean_namespace: str, host_path: Path) -> str:
+    kube.apply(make_namespace(clean_namespace), make_pool(clean_namespace, host_path=str(host_path)))
+    # Not below the prefix that the administrator allowed.
+    kube.apply(make_pool(clean_namespace, name="invalid", host_path="/mnt/not-allowed"))
+    wait_for(
+        "the pool `invalid` to be found invalid",
+        lambda: (c := kube.condition(clean_namespace, "ConfigValid", "invalid")) and c["status"] == "False",
+        60,
+    )
+    return clean_namespace
+
+
+def bare_pod(namespace: str, pool: str | None, *, name: str = "probe", extra_args: tuple[str, ...] = ()) -> Manifest:
+    """The pod of the Deployment's template, as a pod."""
+    template = make_engine(namespace, pool=pool, extra_args=extra_args)[0]["spec"]["template"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": template["metadata"]["labels"]},
+        "spec": template["spec"],
+    }
+
+
+def admitted(kube: Kube, pod: Manifest) -> Manifest:
+    """What the API server would store, webhooks included; nothing is created."""
+    resource = kube.dynamic.resources.get(api_version="v1", kind="Pod")
+    answer = resource.create(body=pod, namespace=pod["metadata"]["namespace"], query_params=[("dryRun", "All")])
+    return dict(answer.to_dict())
+
+
+def plain(pod: Manifest) -> Manifest:
+    """The specification without what the API server names at random."""
+    spec = dict(pod["spec"])
+    spec["volumes"] = [v for v in spec["volumes"] if not v["name"].startswith("kube-api-access-")]
+    spec["containers"] = [
+        {**c, "volumeMounts": [m for m in c["volumeMounts"] if not m["name"].startswith("kube-api-access-")]}
+        for c in spec["containers"]
+    ]
+    return spec
+
+
+@pytest.mark.parametrize(("pool", "reason"), [("absent", "pool-not-found"), ("invalid", "pool-invalid")])
+def test_pod_is_equal_but_for_the_annotation(kube: Kube, namespace: str, pool: str, reason: str) -> None:
+    untouched = admitted(kube, bare_pod(namespace, None))
+    skipped = admitted(kube, bare_pod(namespace, pool))
+    assert plain(skipped) == plain(untouched)
+    assert skipped["metadata"]["annotations"] == {"spillway.dev/skipped": reason}
+
+
+def test_namespace_that_forbids_the_volume(kube: Kube, namespace: str) -> None:
+    forbidding = f"{namespace}-baseline"
+    kube.apply(make_namespace(forbidding, **{"pod-security.kubernetes.io/enforce": "baseline"}))
+    pool = kube.pool(namespace)
+    path = pool["spec"]["tiers"]["nvme"]["volume"]["hostPath"]["path"]
+    kube.apply(make_pool(forbidding, host_path=path))
+    try:
+        untouched = admitted(kube, bare_pod(forbidding, None))
+
+        def skipped() -> Manifest | None:
+            pod = admitted(kube, bare_pod(forbidding, "chat"))
+            return pod if annotation(pod, "spillway.dev/skipped") == "namespace-forbids-volume" else None
+
+        assert plain(wait_for("the webhook to know the namespace", skipped, 20)) == plain(untouched)
+    finally:
+        kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", forbidding)
+        kube.delete("v1", "Namespace", forbidding)
+
+
+def test_own_kv_transfer_config_stays_byte_for_byte(kube: Kube, namespace: str) -> None:
+    pod = bare_pod(namespace, "chat", extra_args=("--kv-transfer-config", OWN_CONFIG))
+    stored = admitted(kube, pod)
+    assert stored["spec"]["containers"][0]["args"] == pod["spec"]["containers"][0]["args"]
+    assert stored["spec"]["containers"][0]["command"] == pod["spec"]["containers"][0]["command"]
+    assert annotation(stored, "spillway.dev/status") is not None
+
+
+def test_second_admission_changes_nothing(kube: Kube, namespace: str) -> None:
+    once = admitted(kube, bare_pod(namespace, "chat"))
+    again = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": once["spec"]}
+    again["metadata"] = {
+        key: once["metadata"][key] for key in ("name", "namespace", "labels", "annotations") if key in once["metadata"]
+    }
+    twice = admitted(kube, again)
+    assert plain(twice) == plain(once)
+    assert twice["metadata"]["annotations"] == once["metadata"]["annotations"]
