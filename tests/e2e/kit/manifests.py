@@ -46,6 +46,7 @@ def make_engine(
     blocks: int = 512,
     max_model_len: int = 4096,
     block_size: int = 32,
+    dtype: str = "float32",
     extra_args: tuple[str, ...] = (),
     strategy: str = "Recreate",
 ) -> list[Manifest]:
@@ -55,7 +56,7 @@ def make_engine(
     arguments = [
         f"/models/{model}",
         *("--served-model-name", "model", "--host", "0.0.0.0", "--port", "8000"),
-        *("--dtype", "float32", "--enforce-eager", "--block-size", str(block_size)),
+        *("--dtype", dtype, "--enforce-eager", "--block-size", str(block_size)),
         *("--max-model-len", str(max_model_len), "--num-gpu-blocks-override", str(blocks)),
         *("--max-num-batched-tokens", "1024"),
         *extra_args,
