@@ -1,8 +1,8 @@
 """What the webhook writes into a pod and the daemon reads: the one truth about a sidecar's configuration.
 
-`SidecarConfig` travels as JSON in the environment variable `SPILLWAY_CONFIG`, complete, so that a pod depends on no object
-that the operator makes. `LiveOverrides` is the subset that may change while the pod runs; it travels in a ConfigMap that is
-mounted optionally. Both are frozen and refuse unknown fields. Parse once, at the edge: `parse_sidecar_config` and
+`SidecarConfig` travels as JSON in the environment variable `SPILLWAY_CONFIG`, complete, so that a pod depends on no
+object that the operator makes. `LiveOverrides` is the subset that may change while the pod runs; it travels in a ConfigMap
+that is mounted optionally. Both are frozen and refuse unknown fields. Parse once, at the edge: `parse_sidecar_config` and
 `parse_live_overrides` raise `ConfigError`, which names the field, the problem and the fix.
 """
 
@@ -108,7 +108,7 @@ class NvmeConfig(_Frozen):
     )
     direct: DirectMode = Field(
         default="Auto",
-        description="O_DIRECT: Auto falls back to buffered I/O visibly, Required turns the tier off instead, Off is buffered.",
+        description="O_DIRECT: Auto falls back to buffered I/O visibly, Required turns the tier off, Off is buffered.",
     )
     deadline_seconds: float = Field(
         default=0.25, gt=0, le=600, description="How long one read or write may take before the tier is suspected."
@@ -143,7 +143,7 @@ class SidecarConfig(_Frozen):
     )
 
     def render(self) -> str:
-        """This configuration as the value of SPILLWAY_CONFIG: compact JSON below 8 KiB. Raises ConfigError if longer."""
+        """This configuration as the value of SPILLWAY_CONFIG: compact JSON. Raises ConfigError from 8 KiB on."""
         text = self.model_dump_json(exclude_none=True)
         if len(text.encode()) > MAX_RENDERED_BYTES:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """What the administrator allows pools to ask for, and the check of a pool against it.
 
-The webhook makes this check itself instead of waiting for the condition ConfigValid: a pool that was created a moment ago
-must not reach a host folder or a foreign image before the operator has looked at it.
+The webhook makes this check itself instead of waiting for the condition ConfigValid: a pool that was created a moment
+ago must not reach a host folder or a foreign image before the operator has looked at it.
 """
 
 from __future__ import annotations
@@ -52,13 +52,12 @@ def _image_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
     image = pool.spec.sidecar.image
     if image is None or image == allowed.sidecar_image:
         return None
-    repository = image_repository(image)
-    if any(_is_below(repository, prefix) for prefix in allowed.repositories):
+    if image_repository(image) in allowed.repositories:
         return None
     return Fault(
         Reason.IMAGE_NOT_ALLOWED,
         f"spec.sidecar.image {image!r} is in none of the allowed repositories ({_listed(allowed.repositories)}): "
-        "name an allowed image, or ask the administrator to add the repository to the chart's image.allowedRepositories",
+        "name an allowed image, or ask the administrator to add the repository to the chart's allowedRepositories",
     )
 
 

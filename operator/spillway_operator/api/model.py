@@ -1,4 +1,4 @@
-"""What every model of the API shares: camelCase on the wire, frozen, validation rules for the API server beside the fields."""
+"""What every model of the API shares: camelCase on the wire, frozen, CEL rules for the API server beside the fields."""
 
 from __future__ import annotations
 

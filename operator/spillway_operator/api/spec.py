@@ -1,8 +1,8 @@
 """spec of KVCachePool v1alpha1: exactly the fields that do something today. Every quantity is per pod.
 
-The rules that compare fields run in the API server (`rules(...)`, CEL): a pool that breaks one is never stored. The models
-check each value by itself, so that a wrong one cannot travel further. No member of the volume union has a default that
-would create it: a stored default belongs to nobody and would later make the union uneditable.
+The rules that compare fields run in the API server (`rules(...)`, CEL): a pool that breaks one is never stored. The
+models check each value by itself, so that a wrong one cannot travel further. No member of the volume union has a default
+that would create it: a stored default belongs to nobody and would later make the union uneditable.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class SidecarResources(ApiModel):
 
     model_config = rules(
         (
-            "!has(self.limits.cpu) || quantity(string(self.limits.cpu)).compareTo(quantity(string(self.requests.cpu))) >= 0",
+            "!has(self.limits.cpu) || "
+            "quantity(string(self.limits.cpu)).compareTo(quantity(string(self.requests.cpu))) >= 0",
             "limits.cpu must not be less than requests.cpu: raise the limit or lower the request",
         )
     )
@@ -92,7 +93,8 @@ class SidecarSpec(ApiModel):
         default=None,
         min_length=1,
         max_length=512,
-        description="Image of the sidecar, from a repository that the administrator allowed. Absent: the operator's own version.",
+        description="Image of the sidecar, from a repository that the administrator allowed. Absent: the operator's own "
+        "version.",
     )
     resources: SidecarResources = Field(default=SidecarResources(), description="CPU of the sidecar.")
     security_context: SidecarSecurity = Field(default=SidecarSecurity(), description="Who the sidecar runs as.")
@@ -192,8 +194,8 @@ class NvmeIo(ApiModel):
 
     direct: DirectMode = Field(
         default="Auto",
-        description="O_DIRECT. Auto: buffered where the file system cannot, with a condition; Required: no tier then; Off: "
-        "buffered.",
+        description="O_DIRECT. Auto: buffered where the file system cannot, with a condition; Required: no tier then; "
+        "Off: buffered.",
     )
     deadline: Duration = Field(
         default="250ms",
@@ -244,9 +246,10 @@ class Tiers(ApiModel):
 
     model_config = rules(
         (
-            "!has(self.nvme) || quantity(string(self.nvme.capacity)).compareTo(quantity(string(self.dram.capacity))) >= 0",
-            "nvme.capacity must not be less than dram.capacity, or the lower tier holds less than the upper: raise it or "
-            "remove nvme",
+            "!has(self.nvme) || "
+            "quantity(string(self.nvme.capacity)).compareTo(quantity(string(self.dram.capacity))) >= 0",
+            "nvme.capacity must not be less than dram.capacity, or the lower tier holds less than the upper: "
+            "raise it or remove nvme",
         )
     )
 

@@ -1,0 +1,21 @@
+"""Injection: a pod and what is known of the cluster in, a pod with a sidecar or a reason out. Pure, no I/O.
+
+`decide` is a chain of checks, `mutators` one file per concern, `inject` puts the two together. A new rule is one function
+and one line in a list.
+"""
+
+from spillway_operator.injection.facts import Facts, Pod, Skip
+from spillway_operator.injection.inject import Outcome, inject, is_injected, mark_skipped
+from spillway_operator.injection.revision import build_sidecar_config, pool_revision
+
+__all__ = [
+    "Facts",
+    "Outcome",
+    "Pod",
+    "Skip",
+    "build_sidecar_config",
+    "inject",
+    "is_injected",
+    "mark_skipped",
+    "pool_revision",
+]

@@ -1,0 +1,49 @@
+"""Inject a sidecar into a pod, or mark the pod with the reason why not. Pure: a new pod is returned."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from spillway_operator.api import SkipReason, names
+from spillway_operator.injection.decide import decide
+from spillway_operator.injection.facts import Facts, Pod, Skip
+from spillway_operator.injection.mutators import MUTATORS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The pod as it shall be, and the skip if it was not injected."""
+
+    pod: Pod
+    skip: Skip | None = None
+
+
+def inject(pod: Pod, facts: Facts) -> Outcome:
+    """The outcome for `pod`, which is not changed. A pod that already holds a sidecar is returned as it is.
+
+    inject(inject(pod)) == inject(pod): the API server does call twice.
+    """
+    if is_injected(pod):
+        return Outcome(pod)
+    plan = decide(pod, facts)
+    if isinstance(plan, Skip):
+        return Outcome(mark_skipped(pod, plan.reason), plan)
+    injected = copy.deepcopy(pod)
+    for mutate in MUTATORS:
+        mutate(injected, plan)
+    return Outcome(injected)
+
+
+def is_injected(pod: Pod) -> bool:
+    """Whether the pod holds our sidecar: the annotation alone may have been copied from another pod."""
+    annotated = names.STATUS_ANNOTATION in (pod["metadata"].get("annotations") or {})
+    init_containers = pod["spec"].get("initContainers") or []
+    return annotated and any(container["name"] == names.SIDECAR_CONTAINER for container in init_containers)
+
+
+def mark_skipped(pod: Pod, reason: SkipReason) -> Pod:
+    """`pod` with the annotation that says why it was not injected; nothing else differs."""
+    metadata = pod["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), names.SKIPPED_ANNOTATION: str(reason)}
+    return {**pod, "metadata": {**metadata, "annotations": annotations}}

@@ -1,0 +1,60 @@
+"""The volumes: arena, index and run in memory, the client's folder, the live overrides, and NVMe by its type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spillway.config import MIB
+
+from spillway_operator.api import NvmeTier, names
+from spillway_operator.api.quantity import format_bytes
+from spillway_operator.injection.facts import Pod
+from spillway_operator.injection.plan import Plan
+
+# Lock file and file system around the index.
+INDEX_SLACK_BYTES = MIB
+# 64 control files of at most 2 MiB: an arbitrary bound that keeps a misbehaving engine from filling the pod's memory.
+RUN_BYTES = 128 * MIB
+
+
+def mutate(pod: Pod, plan: Plan) -> None:
+    """Append the volumes after the user's."""
+    config = plan.config
+    added = [
+        _memory(names.ARENA_VOLUME, config.dram.capacity_bytes),
+        _memory(names.INDEX_VOLUME, config.index_bytes + INDEX_SLACK_BYTES),
+        _memory(names.RUN_VOLUME, RUN_BYTES),
+        {"name": names.CLIENT_VOLUME, "emptyDir": {}},
+        {
+            "name": names.CONFIG_VOLUME,
+            "configMap": {"name": names.config_map_name(plan.pool.metadata.name), "optional": True},
+        },
+    ]
+    if plan.nvme is not None:
+        added.append({"name": names.NVME_VOLUME, **_nvme_source(plan.nvme)})
+    pod["spec"].setdefault("volumes", []).extend(added)
+
+
+def _memory(name: str, size_bytes: int) -> dict[str, Any]:
+    return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": format_bytes(size_bytes)}}
+
+
+def _nvme_source(nvme: NvmeTier) -> dict[str, Any]:
+    volume = nvme.volume
+    if volume.host_path is not None:
+        # Created when absent, so that a node without the disk costs the tier and not the pod: docs/adr/0001.
+        return {"hostPath": {"path": volume.host_path.path, "type": "DirectoryOrCreate"}}
+    if volume.empty_dir is not None:
+        return {"emptyDir": {"sizeLimit": volume.empty_dir.size_limit}}
+    return {"ephemeral": {"volumeClaimTemplate": {"spec": _claim(nvme)}}}
+
+
+def _claim(nvme: NvmeTier) -> dict[str, Any]:
+    ephemeral = nvme.volume.ephemeral
+    claim: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": format_bytes(nvme.volume_bytes)}},
+    }
+    if ephemeral is not None and ephemeral.storage_class_name is not None:
+        claim["storageClassName"] = ephemeral.storage_class_name
+    return claim

@@ -1,0 +1,56 @@
+"""What will be injected into one pod, decided before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spillway.config import SidecarConfig
+
+from spillway_operator.api import KVCachePool, NvmeTier, sidecar_image
+from spillway_operator.injection.engine import find_engine
+from spillway_operator.injection.facts import Container, Facts, Pod, Skip
+from spillway_operator.injection.qos import is_guaranteed
+from spillway_operator.injection.revision import build_sidecar_config
+from spillway_operator.injection.sizing import Sizing, size_sidecar
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Input of every mutator. `engine_index` points into spec.containers."""
+
+    pool: KVCachePool
+    image: str
+    pull_policy: str
+    config: SidecarConfig
+    engine_index: int
+    guaranteed: bool
+    sizing: Sizing
+
+    @property
+    def nvme(self) -> NvmeTier | None:
+        """The NVMe tier of the pool, if it has one."""
+        return self.pool.spec.tiers.nvme
+
+    def engine(self, pod: Pod) -> Container:
+        """The engine's container in `pod`, to be changed in place."""
+        container: Container = pod["spec"]["containers"][self.engine_index]
+        return container
+
+
+def build_plan(pod: Pod, pool: KVCachePool, facts: Facts) -> Plan | Skip:
+    """Plan the injection of a sidecar of `pool` into `pod`, or say why the engine cannot be told."""
+    engine_index = find_engine(pod, pool.spec.engine.container)
+    if isinstance(engine_index, Skip):
+        return engine_index
+    image = sidecar_image(pool, facts.allowed)
+    config = build_sidecar_config(pool, image, facts.status_public_keys)
+    guaranteed = is_guaranteed(pod)
+    return Plan(
+        pool=pool,
+        image=image,
+        pull_policy=facts.pull_policy,
+        config=config,
+        engine_index=engine_index,
+        guaranteed=guaranteed,
+        sizing=size_sidecar(pool.spec.sidecar, config, guaranteed=guaranteed),
+    )
