@@ -20,7 +20,9 @@ RECONCILE_SECONDS = Histogram(
     registry=REGISTRY,
 )
 API_WRITES = Counter(
-    "spillway_operator_api_writes", "Writes that the API server accepted, by verb and kind.", ["verb", "kind"],
+    "spillway_operator_api_writes",
+    "Writes that the API server accepted, by verb and kind.",
+    ["verb", "kind"],
     registry=REGISTRY,
 )
 MEMBER_READS = Counter(
@@ -30,11 +32,15 @@ MEMBER_READS = Counter(
     registry=REGISTRY,
 )
 PODS_SKIPPED = Counter(
-    "spillway_operator_pods_skipped", "Labelled pods that started without a sidecar, by reason.", ["reason"],
+    "spillway_operator_pods_skipped",
+    "Labelled pods that started without a sidecar, by reason.",
+    ["reason"],
     registry=REGISTRY,
 )
 ESCAPED_ERRORS = Counter(
-    "spillway_operator_escaped_errors", "Unexpected exceptions caught at an edge, by edge.", ["edge"],
+    "spillway_operator_escaped_errors",
+    "Unexpected exceptions caught at an edge, by edge.",
+    ["edge"],
     registry=REGISTRY,
 )
 CERTIFICATE_EXPIRY = Gauge(

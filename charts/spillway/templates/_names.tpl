@@ -21,7 +21,7 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* Repositories a sidecar image may come from: the chart's own and those the admin allows. */}}
 {{- define "spillway.allowedRepositories" -}}
-{{ prepend .Values.allowedRepositories .Values.image.sidecar.repository | uniq | toJson }}
+{{ prepend .Values.image.allowedRepositories .Values.image.sidecar.repository | uniq | toJson }}
 {{- end }}
 
 {{- define "spillway.podSecurity" -}}
@@ -52,7 +52,7 @@ capabilities: {drop: [ALL]}
   value: {{ .Values.image.sidecar.pullPolicy }}
 - name: SPILLWAY_ALLOWED_REPOSITORIES
   value: {{ include "spillway.allowedRepositories" . | quote }}
-- name: SPILLWAY_HOST_PATH_PREFIXES
+- name: SPILLWAY_HOSTPATH_PREFIXES
   value: {{ .Values.hostPath.allowedPrefixes | toJson | quote }}
 - name: SPILLWAY_LOG_LEVEL
   value: {{ .Values.logLevel }}

@@ -144,7 +144,8 @@ async def _ensure_bundle(api: ApiServer, configuration: str, authority: Authorit
     if all((w.get("clientConfig") or {}).get("caBundle") == wanted for w in webhooks):
         return
     patch: Manifest = {
-        "apiVersion": WEBHOOK_CONFIGURATIONS.api_version, "kind": WEBHOOK_CONFIGURATIONS.kind,
+        "apiVersion": WEBHOOK_CONFIGURATIONS.api_version,
+        "kind": WEBHOOK_CONFIGURATIONS.kind,
         "metadata": {"name": configuration, "uid": observed["metadata"]["uid"]},
         "webhooks": [{"name": w["name"], "clientConfig": {"caBundle": wanted}} for w in webhooks],
     }
@@ -152,20 +153,31 @@ async def _ensure_bundle(api: ApiServer, configuration: str, authority: Authorit
     log.info("webhook caBundle patched", name=configuration)
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime,
-                 life: timedelta) -> x509.CertificateBuilder:
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public_key)
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1)).not_valid_after(now + life)
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + life)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=signs_certificates, crl_sign=signs_certificates, encipher_only=False,
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
         decipher_only=False,
     )
 
@@ -220,7 +232,9 @@ def _build_serving_secret(leaf: Pair, authority: Authority, namespace: str) -> M
 
 def _secret(name: str, kind: str, namespace: str, data: dict[str, bytes]) -> Manifest:
     return {
-        "apiVersion": "v1", "kind": "Secret", "type": kind,
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": kind,
         "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "spillway"}},
         "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
     }

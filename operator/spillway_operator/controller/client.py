@@ -101,9 +101,11 @@ def load_configuration(kubeconfig: str | None = None) -> Configuration:
     try:
         if kubeconfig is not None:
             raise kube_config.ConfigException("an explicit kubeconfig wins")
-        kube_config.load_incluster_config(client_configuration=configuration)
+        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except kube_config.ConfigException:
-        kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+        kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=kubeconfig, client_configuration=configuration
+        )
     # A retry inside the client would outlive the 3 seconds that fencing counts on; the work queue retries instead.
     configuration.retries = False
     return configuration
@@ -140,8 +142,15 @@ class ApiServer:
                 return items
             query["continue"] = following
 
-    async def apply(self, manifest: Manifest, resource: Resource, manager: FieldManager,
-                    *, subresource: str | None = None, force: bool = True) -> Manifest:
+    async def apply(
+        self,
+        manifest: Manifest,
+        resource: Resource,
+        manager: FieldManager,
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+    ) -> Manifest:
         """Server-side apply `manifest`; fields of `manager` that it lacks are removed."""
         metadata = manifest["metadata"]
         query = {"fieldManager": manager.value, "force": "true" if force else "false"}
@@ -175,15 +184,23 @@ class ApiServer:
     def close(self) -> None:
         """Let running requests end (3 s at most) and drop the connections."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self._client.close()  # type: ignore[no-untyped-call]
 
-    async def _request(self, method: str, path: str, query: Mapping[str, str] | None = None, *,
-                       body: Manifest | None = None, content_type: str = "application/json") -> Manifest:
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
         call = partial(self._request_blocking, method, path, query, body, content_type)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
-    def _request_blocking(self, method: str, path: str, query: Mapping[str, str] | None,
-                          body: Manifest | None, content_type: str) -> Manifest:
+    def _request_blocking(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Manifest | None, content_type: str
+    ) -> Manifest:
         target = f"{path}?{urlencode(query)}" if query else path
         headers = {"Accept": "application/json", "Content-Type": content_type}
         _, url, signed_headers, _, _ = self._client.param_serialize(
@@ -193,7 +210,7 @@ class ApiServer:
             response = self._client.call_api(
                 method, url, signed_headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
-            raw = response.read()
+            raw = response.read()  # type: ignore[no-untyped-call]
         except ApiException as error:
             raise _error_of(error.status or 0, method, path, str(error.reason)) from error
         except urllib3.exceptions.HTTPError as error:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from spillway_operator.api.names import (
+    INJECT_LABEL,
+    POOL_LABEL,
+    REVISION_LABEL,
+    SIDECAR_CONTAINER,
+    SKIPPED_ANNOTATION,
+    STATUS_ANNOTATION,
+)
 from spillway_operator.metrics import PODS, POOLS
-
-POOL_LABEL = "spillway.dev/pool"
-REVISION_LABEL = "spillway.dev/revision"
-STATUS_ANNOTATION = "spillway.dev/status"
-SKIPPED_ANNOTATION = "spillway.dev/skipped"
-SIDECAR_CONTAINER = "spillway"
 
 
 class PoolKey(NamedTuple):
@@ -33,7 +35,11 @@ class PoolKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """What the controller keeps of a pod. `waiting` is the kubelet's reason why the sidecar's container cannot start."""
+    """What the controller keeps of a pod.
+
+    `waiting` is the kubelet's reason why the sidecar's container cannot start; `skipped` is the webhook's
+    reason; `excluded` is the user's wish never to be touched.
+    """
 
     namespace: str
     name: str
@@ -48,11 +54,17 @@ class PodView:
     injected: bool
     revision: str
     skipped: str
+    excluded: bool
     waiting: str
 
     @property
     def key(self) -> PoolKey:
         return PoolKey(self.namespace, self.pool)
+
+    @property
+    def bare(self) -> bool:
+        """Whether the pod wants a sidecar and has none."""
+        return not self.injected and not self.excluded
 
     @property
     def live(self) -> bool:
@@ -70,11 +82,21 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
     status = body.get("status") or {}
     ready, ready_at = _readiness(status)
     return PodView(
-        namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"], pool=pool,
-        node=(body.get("spec") or {}).get("nodeName") or "", ip=status.get("podIP") or "",
-        phase=status.get("phase") or "Pending", leaving=bool(metadata.get("deletionTimestamp")),
-        ready=ready, ready_at=ready_at, injected=_is_injected(annotations), revision=labels.get(REVISION_LABEL, ""),
-        skipped=annotations.get(SKIPPED_ANNOTATION, "")[:200], waiting=_sidecar_waiting(status),
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        pool=pool,
+        node=(body.get("spec") or {}).get("nodeName") or "",
+        ip=status.get("podIP") or "",
+        phase=status.get("phase") or "Pending",
+        leaving=bool(metadata.get("deletionTimestamp")),
+        ready=ready,
+        ready_at=ready_at,
+        injected=_is_injected(annotations),
+        revision=labels.get(REVISION_LABEL, ""),
+        skipped=annotations.get(SKIPPED_ANNOTATION, "")[:63],
+        excluded=labels.get(INJECT_LABEL) == "false",
+        waiting=_sidecar_waiting(status),
     )
 
 
@@ -108,6 +130,7 @@ class Observed:
 
     def __init__(self) -> None:
         self._pools: dict[PoolKey, dict[str, Any]] = {}
+        self._config_maps: dict[PoolKey, dict[str, Any]] = {}
         self._pods: dict[PoolKey, dict[str, PodView]] = {}
         self._key_of_pod: dict[str, PoolKey] = {}
 
@@ -125,16 +148,33 @@ class Observed:
         """Every injected pod that runs and has an address."""
         return [p for pods in self._pods.values() for p in pods.values() if p.injected and p.live and p.ip]
 
+    def config_map(self, key: PoolKey) -> dict[str, Any] | None:
+        """The ConfigMap of one pool, as last seen."""
+        return self._config_maps.get(key)
+
     def put_pool(self, body: Mapping[str, Any]) -> PoolKey:
+        """Keep a pool unless a newer one is known: the answer to our own write may overtake its watch event."""
         key = key_of(body)
-        self._pools[key] = dict(body)
-        POOLS.set(len(self._pools))
+        if not _is_older(body, self._pools.get(key)):
+            self._pools[key] = _slim(body)
+            POOLS.set(len(self._pools))
         return key
 
     def drop_pool(self, body: Mapping[str, Any]) -> PoolKey:
         key = key_of(body)
         self._pools.pop(key, None)
         POOLS.set(len(self._pools))
+        return key
+
+    def put_config_map(self, body: Mapping[str, Any]) -> PoolKey:
+        key = PoolKey(body["metadata"]["namespace"], body["metadata"]["labels"][POOL_LABEL])
+        if not _is_older(body, self._config_maps.get(key)):
+            self._config_maps[key] = _slim(body)
+        return key
+
+    def drop_config_map(self, body: Mapping[str, Any]) -> PoolKey:
+        key = PoolKey(body["metadata"]["namespace"], body["metadata"]["labels"][POOL_LABEL])
+        self._config_maps.pop(key, None)
         return key
 
     def put_pod(self, body: Mapping[str, Any]) -> set[PoolKey]:
@@ -163,17 +203,34 @@ class Observed:
             del self._pods[key]
         return {key}
 
-    def replace_all(self, pools: Iterable[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]]) -> set[PoolKey]:
+    def replace_all(
+        self,
+        pools: Iterable[Mapping[str, Any]],
+        pods: Iterable[Mapping[str, Any]],
+        config_maps: Iterable[Mapping[str, Any]],
+    ) -> set[PoolKey]:
         """Take a full list as the truth; returns every key that exists now or existed before."""
-        touched = set(self._pools) | set(self._pods)
-        self._pools.clear()
-        self._pods.clear()
-        self._key_of_pod.clear()
-        for pool in pools:
-            touched.add(self.put_pool(pool))
+        touched = set(self._pools) | set(self._pods) | set(self._config_maps)
+        for known in (self._pools, self._pods, self._config_maps, self._key_of_pod):
+            known.clear()
+        touched.update(self.put_pool(pool) for pool in pools)
+        touched.update(self.put_config_map(config_map) for config_map in config_maps)
         for pod in pods:
             touched |= self.put_pod(pod)
         return touched
+
+
+def _slim(body: Mapping[str, Any]) -> dict[str, Any]:
+    # managedFields is a third of an object and of no use to a reader.
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}
+
+
+def _is_older(body: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    """Whether `body` is an earlier state of the object `known` (KEP-5504: versions of one resource compare as integers)."""
+    if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
+        return False
+    return int(body["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
 
 
 def key_of(body: Mapping[str, Any]) -> PoolKey:

@@ -21,7 +21,7 @@ from spillway_operator.controller.client import CONFIG_MAPS, SECRETS, ApiServer,
 SECRET_NAME = "spillway-status-key"
 CONFIG_MAP_NAME = "spillway-status-keys"
 PRIVATE_KEY = "private.pem"
-PUBLIC_KEY = "current.pem"
+PUBLIC_KEY = "current"
 TOKEN_SECONDS = 120
 ISSUER = "spillway-operator"
 
@@ -40,12 +40,9 @@ class StatusSigner:
         claims = {"iss": ISSUER, "aud": pod_uid, "iat": now, "nbf": now - 5, "exp": now + TOKEN_SECONDS - 5}
         return jwt.encode(claims, self.private_key, algorithm="EdDSA")
 
-    def public_pem(self) -> str:
-        """The public key as PEM, the form that SPILLWAY_CONFIG carries."""
-        public = self.private_key.public_key()
-        return public.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ).decode()
+    def public_key(self) -> str:
+        """The raw public key in base64, the form that SPILLWAY_CONFIG carries."""
+        return base64.b64encode(self.private_key.public_key().public_bytes_raw()).decode()
 
     def private_pem(self) -> bytes:
         """The private key as unencrypted PKCS#8 PEM, for the Secret."""
@@ -62,7 +59,7 @@ async def ensure_signer(api: ApiServer, namespace: str) -> StatusSigner:
         await api.apply(_build_secret(signer, namespace), SECRETS, FieldManager.STATUS_KEYS)
         log.info("status key made", namespace=namespace)
     published = await api.get(CONFIG_MAPS, CONFIG_MAP_NAME, namespace)
-    if published is None or (published.get("data") or {}).get(PUBLIC_KEY) != signer.public_pem():
+    if published is None or (published.get("data") or {}).get(PUBLIC_KEY) != signer.public_key():
         await api.apply(_build_config_map(signer, namespace), CONFIG_MAPS, FieldManager.STATUS_KEYS)
     return signer
 
@@ -78,7 +75,9 @@ async def _read_signer(api: ApiServer, namespace: str) -> StatusSigner | None:
 
 def _build_secret(signer: StatusSigner, namespace: str) -> Manifest:
     return {
-        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
         "metadata": {"name": SECRET_NAME, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "spillway"}},
         "data": {PRIVATE_KEY: base64.b64encode(signer.private_pem()).decode()},
     }
@@ -86,9 +85,12 @@ def _build_secret(signer: StatusSigner, namespace: str) -> Manifest:
 
 def _build_config_map(signer: StatusSigner, namespace: str) -> Manifest:
     return {
-        "apiVersion": "v1", "kind": "ConfigMap",
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
         "metadata": {
-            "name": CONFIG_MAP_NAME, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "spillway"},
+            "name": CONFIG_MAP_NAME,
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/part-of": "spillway"},
         },
-        "data": {PUBLIC_KEY: signer.public_pem()},
+        "data": {PUBLIC_KEY: signer.public_key()},
     }

@@ -31,8 +31,13 @@ class WorkQueue(Generic[Key]):
     retry; any other is one too, but counted and logged with its traceback, because one bad pool must not stop the rest.
     """
 
-    def __init__(self, work: Callable[[Key], Awaitable[float | None]], *, workers: int = 16,
-                 expected: tuple[type[Exception], ...] = ()) -> None:
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[float | None]],
+        *,
+        workers: int = 16,
+        expected: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._work = work
         self._workers = workers
         self._expected = expected

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from spillway_operator.cleanup import main, remove_pool_folder
 
 UID = "0f0e0d0c-0b0a-0908-0706-050403020100"

@@ -1,0 +1,118 @@
+"""The controller as a whole: watch events in, keys through the queue, reconciles out.
+
+`Controller` is what handlers.py talks to. `start` fills the observation with one full list before anything is decided,
+so that a restart writes nothing; the list is repeated every 10 minutes, because a watch can lose a deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from spillway_operator.api.names import POOL_LABEL
+from spillway_operator.controller.certificates import ensure_webhook_trust
+from spillway_operator.controller.client import CONFIG_MAPS, PODS, POOLS, ApiError, ApiServer
+from spillway_operator.controller.deletion import PoolDeletion
+from spillway_operator.controller.disk import DiskCleaner
+from spillway_operator.controller.members import MemberReader
+from spillway_operator.controller.observed import Observed, PoolKey
+from spillway_operator.controller.reconcile import Reconciler
+from spillway_operator.controller.settings import WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE, OperatorSettings
+from spillway_operator.controller.skips import SkipReporter
+from spillway_operator.controller.status_keys import StatusSigner, ensure_signer
+from spillway_operator.controller.webhook_health import WebhookHealth
+from spillway_operator.controller.work_queue import WorkQueue
+
+RELIST_EVERY_SECONDS = 600.0
+CERTIFICATES_EVERY_SECONDS = 60.0
+WORKERS = 16
+
+log = structlog.get_logger()
+
+
+class Controller:
+    """Wires the parts together. Lives in the one active process, after its Lease is won."""
+
+    def __init__(self, api: ApiServer, settings: OperatorSettings, signer: StatusSigner) -> None:
+        self._api = api
+        self._settings = settings
+        self._observed = Observed()
+        self._skips = SkipReporter(api)
+        members = MemberReader(signer, self._observed.injected_pods, self._add)
+        self._members = members
+        self._webhook = WebhookHealth(
+            api, settings.namespace, WEBHOOK_SERVICE, WEBHOOK_CONFIGURATION, on_change=self._add_all
+        )
+        deletion = PoolDeletion(api, self._observed, settings, DiskCleaner(api, settings))
+        self._reconciler = Reconciler(api, self._observed, members, self._webhook, settings, self._skips, deletion)
+        self._queue: WorkQueue[PoolKey] = WorkQueue(self._reconciler.reconcile, workers=WORKERS, expected=(ApiError,))
+
+    @classmethod
+    async def start(cls, api: ApiServer, settings: OperatorSettings) -> Controller:
+        """Make keys and certificates if they are missing, look at the webhook, list everything once."""
+        signer = await ensure_signer(api, settings.namespace)
+        controller = cls(api, settings, signer)
+        await controller._renew_certificates()
+        await controller._webhook.look()
+        await controller._relist()
+        return controller
+
+    async def run(self) -> None:
+        """Work until cancelled; any part that ends takes the others with it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run())
+            group.create_task(self._members.run())
+            group.create_task(self._webhook.run())
+            group.create_task(_repeat(self._relist, RELIST_EVERY_SECONDS))
+            group.create_task(_repeat(self._renew_certificates, CERTIFICATES_EVERY_SECONDS))
+
+    def see_pool(self, event: Mapping[str, Any]) -> None:
+        """Take one watch event of a pool."""
+        is_gone = event["type"] == "DELETED"
+        self._add((self._observed.drop_pool if is_gone else self._observed.put_pool)(event["object"]))
+
+    def see_config_map(self, event: Mapping[str, Any]) -> None:
+        """Take one watch event of a pool's ConfigMap."""
+        is_gone = event["type"] == "DELETED"
+        self._add((self._observed.drop_config_map if is_gone else self._observed.put_config_map)(event["object"]))
+
+    def see_pod(self, event: Mapping[str, Any]) -> None:
+        """Take one watch event of a labelled pod."""
+        uid = event["object"]["metadata"]["uid"]
+        if event["type"] == "DELETED":
+            self._skips.forget(uid)
+            touched = self._observed.drop_pod(uid)
+        else:
+            touched = self._observed.put_pod(event["object"])
+        for key in touched:
+            self._add(key)
+
+    def _add(self, key: PoolKey) -> None:
+        self._queue.add(key)
+
+    def _add_all(self) -> None:
+        for key in self._observed.pools():
+            self._queue.add(key)
+
+    async def _relist(self) -> None:
+        pools = await self._api.list(POOLS)
+        pods = await self._api.list(PODS, label_selector=POOL_LABEL)
+        config_maps = await self._api.list(CONFIG_MAPS, label_selector=POOL_LABEL)
+        for key in self._observed.replace_all(pools, pods, config_maps):
+            self._queue.add(key)
+
+    async def _renew_certificates(self) -> None:
+        service = f"{WEBHOOK_SERVICE}.{self._settings.namespace}.svc"
+        await ensure_webhook_trust(self._api, self._settings.namespace, WEBHOOK_CONFIGURATION, (service,))
+
+
+async def _repeat(work: Any, every_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            await work()
+        except ApiError as error:
+            log.warning("periodic work will be tried again", work=work.__name__, reason=str(error))

@@ -1,0 +1,131 @@
+"""HostPath data outlives its pods: which nodes hold it, and how it goes when the pool does.
+
+While the pool lives, every node that an injected pod was bound to is recorded in status.disk.nodes, under a finalizer.
+When the pool is deleted one cleanup pod per node removes the pool's folder, also where pods still run: they keep what
+they hold open and go on. A node that is gone from the cluster is dropped. A node that cannot be cleaned is tried again
+every 5 minutes and stays named, until it works or somebody annotates spillway.dev/abandon-disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+
+from spillway_operator.api import KVCachePool
+from spillway_operator.api.names import ABANDON_DISK_ANNOTATION, API_VERSION, KIND
+from spillway_operator.api.pool import Metadata
+from spillway_operator.controller.client import NODES, PODS, ApiServer, Conflict, Manifest
+from spillway_operator.controller.observed import PodView
+from spillway_operator.controller.settings import OperatorSettings
+from spillway_operator.resources import DiskCleanup, build_cleanup_pod, cleanup_pod_name
+
+FINALIZER = "spillway.dev/disk-cleanup"
+RETRY_AFTER = timedelta(minutes=5)
+
+
+class Cleaning(Enum):
+    """How far one node is."""
+
+    DONE = auto()
+    RUNNING = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True)
+class NodeOutcome:
+    """One node's state; `message` says why it failed."""
+
+    node: str
+    state: Cleaning
+    message: str = ""
+
+
+def host_path_of(pool: KVCachePool | None) -> str | None:
+    """The folder on the nodes that the pool uses now, if it uses one."""
+    if pool is None or pool.spec.tiers.nvme is None or pool.spec.tiers.nvme.volume.host_path is None:
+        return None
+    return pool.spec.tiers.nvme.volume.host_path.path
+
+
+def decide_disk_nodes(pool: KVCachePool, pods: Iterable[PodView]) -> list[str]:
+    """Nodes that hold data of a living pool: those recorded, and those of its injected pods if it uses hostPath."""
+    recorded = set(pool.status.disk.nodes) if pool.status.disk else set()
+    if host_path_of(pool) is not None:
+        recorded |= {pod.node for pod in pods if pod.injected and pod.node}
+    return sorted(recorded)
+
+
+def wants_finalizer(pool: KVCachePool, nodes: Iterable[str]) -> bool:
+    """Whether the pool must not vanish before its disks are clean."""
+    return host_path_of(pool) is not None or bool(list(nodes))
+
+
+def is_abandoned(metadata: Metadata) -> bool:
+    """Whether a person said to delete the pool without its disks."""
+    return metadata.annotations.get(ABANDON_DISK_ANNOTATION) == "true"
+
+
+def build_finalizer_manifest(metadata: Metadata, *, present: bool) -> Manifest:
+    """What is applied to set or drop our finalizer. The uid keeps server-side apply from creating a pool."""
+    manifest: Manifest = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
+    }
+    if present:
+        manifest["metadata"]["finalizers"] = [FINALIZER]
+    return manifest
+
+
+class DiskCleaner:
+    """Runs the cleanup pods."""
+
+    def __init__(self, api: ApiServer, settings: OperatorSettings) -> None:
+        self._api = api
+        self._settings = settings
+
+    async def clean(self, cleanup: DiskCleanup) -> NodeOutcome:
+        """Bring one node one step further: start its pod, look at it, or collect it."""
+        name, namespace = cleanup_pod_name(cleanup), self._settings.namespace
+        if await self._api.get(NODES, cleanup.node) is None:
+            await self._api.delete(PODS, name, namespace)
+            return NodeOutcome(cleanup.node, Cleaning.DONE)
+        pod = await self._api.get(PODS, name, namespace)
+        if pod is None:
+            return await self._start(cleanup)
+        phase = (pod.get("status") or {}).get("phase")
+        if phase == "Succeeded":
+            await self._api.delete(PODS, name, namespace)
+            return NodeOutcome(cleanup.node, Cleaning.DONE)
+        if phase != "Failed":
+            return NodeOutcome(cleanup.node, Cleaning.RUNNING)
+        if datetime.now(UTC) - _created_at(pod) > RETRY_AFTER:
+            await self._api.delete(PODS, name, namespace)
+        return NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
+
+    async def _start(self, cleanup: DiskCleanup) -> NodeOutcome:
+        manifest = build_cleanup_pod(
+            cleanup,
+            release_namespace=self._settings.namespace,
+            image=self._settings.control_image,
+            pull_policy=self._settings.control_pull_policy,
+        )
+        with suppress(Conflict):  # the pod of an earlier look is still there, or just leaving
+            await self._api.create(manifest, PODS)
+        return NodeOutcome(cleanup.node, Cleaning.RUNNING)
+
+
+def _created_at(pod: Manifest) -> datetime:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+
+
+def _failure_of(pod: Manifest) -> str:
+    status = pod.get("status") or {}
+    for container in status.get("containerStatuses") or []:
+        terminated = (container.get("state") or {}).get("terminated") or {}
+        if terminated.get("message"):
+            return str(terminated["message"]).strip()[:500]
+    return str(status.get("message") or status.get("reason") or "the cleanup pod failed")[:500]

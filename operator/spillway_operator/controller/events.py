@@ -1,0 +1,58 @@
+"""Kubernetes Events, posted once: the name is derived from what is said, so that a restart does not say it again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from spillway_operator.controller.client import EVENTS, ApiServer, Conflict, Manifest
+
+COMPONENT = "spillway-operator"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The object that an Event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+async def post_once(api: ApiServer, subject: Subject, reason: str, message: str) -> None:
+    """Post a Warning about `subject`; the same reason and message about the same object is posted once an hour at most.
+
+    The API server forgets Events after an hour; until then the second one meets the first by name.
+    """
+    try:
+        await api.create(build_event(subject, reason, message, datetime.now(UTC)), EVENTS)
+    except Conflict:
+        return
+
+
+def build_event(subject: Subject, reason: str, message: str, now: datetime) -> Manifest:
+    """Render the Event."""
+    digest = hashlib.sha256(f"{subject.uid}/{reason}/{message}".encode()).hexdigest()[:16]
+    stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {"name": f"{subject.name[:230]}.{digest}", "namespace": subject.namespace},
+        "involvedObject": {
+            "apiVersion": subject.api_version,
+            "kind": subject.kind,
+            "namespace": subject.namespace,
+            "name": subject.name,
+            "uid": subject.uid,
+        },
+        "reason": reason,
+        "message": message[:1024],
+        "type": "Warning",
+        "source": {"component": COMPONENT},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }

@@ -1,0 +1,156 @@
+"""What the sidecars say of themselves: GET http://<pod>:9464/status of every injected pod, at a bounded rate.
+
+Each pod is asked every 10 s, or less often where that would be more than 150 reads a second. A pod that does not answer
+within 1 s keeps its last report, whose `observed_at` grows old: absent is not zero, and a dead pod delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from spillway.config import HTTP_PORT
+
+from spillway_operator.controller.observed import PodView, PoolKey
+from spillway_operator.controller.status_keys import StatusSigner
+from spillway_operator.metrics import MEMBER_READS
+
+READ_EVERY_SECONDS = 10.0
+MAX_READS_PER_SECOND = 150.0
+READ_TIMEOUT_SECONDS = 1.0
+MAX_CONNECTIONS = 64
+# A report is a few KiB; whoever answers with more is not our sidecar.
+MAX_REPORT_BYTES = 256 * 1024
+
+
+class _Report(BaseModel):
+    # A newer sidecar may say more than we read.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class MemberCondition(_Report):
+    """Something that a sidecar wants seen in the pool's condition of this `type`."""
+
+    type: str = Field(max_length=100)
+    reason: str = Field(max_length=100)
+    message: str = Field(default="", max_length=2000)
+
+
+class TierReport(_Report):
+    """One tier of one pod; bytes, and hits among lookups since the sidecar's start."""
+
+    name: str = Field(max_length=32)
+    capacity_bytes: int = Field(ge=0)
+    used_bytes: int = Field(ge=0)
+    chunks: int = Field(ge=0)
+    hits: int = Field(default=0, ge=0)
+    lookups: int = Field(default=0, ge=0)
+    percent_of_device: int | None = Field(default=None, ge=0)
+
+
+class MemberReport(_Report):
+    """One sidecar's answer. `engines_attached_ever` tells a pod whose engine never came from one whose engine left."""
+
+    tiers: tuple[TierReport, ...] = ()
+    conditions: tuple[MemberCondition, ...] = ()
+    engines_attached: int = 0
+    engines_attached_ever: int = 0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A report and when it was read."""
+
+    report: MemberReport
+    observed_at: datetime
+
+
+class MemberReader:
+    """Reads the sidecars of all pools and remembers each pod's last report. Event loop only."""
+
+    def __init__(
+        self, signer: StatusSigner, pods: Callable[[], Iterable[PodView]], on_change: Callable[[PoolKey], None]
+    ) -> None:
+        self._signer = signer
+        self._pods = pods
+        self._on_change = on_change
+        self._last: dict[str, Observation] = {}
+        self._due_at: dict[str, float] = {}
+        self._reading: dict[str, asyncio.Task[None]] = {}
+
+    def observation(self, pod_uid: str) -> Observation | None:
+        """The last report of a pod, if there ever was one."""
+        return self._last.get(pod_uid)
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        timeout = aiohttp.ClientTimeout(total=READ_TIMEOUT_SECONDS)
+        connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            try:
+                while True:
+                    self._start_due_reads(session)
+                    await asyncio.sleep(0.5)
+            finally:
+                for task in self._reading.values():
+                    task.cancel()
+
+    def _start_due_reads(self, session: aiohttp.ClientSession) -> None:
+        pods = {pod.uid: pod for pod in self._pods()}
+        for uid in [uid for uid in self._due_at if uid not in pods]:
+            self._due_at.pop(uid)
+            self._last.pop(uid, None)
+        now = asyncio.get_running_loop().time()
+        period_seconds = max(READ_EVERY_SECONDS, len(pods) / MAX_READS_PER_SECOND)
+        for uid, pod in pods.items():
+            if uid in self._reading or self._due_at.get(uid, 0.0) > now:
+                continue
+            self._due_at[uid] = now + period_seconds * random.uniform(0.9, 1.1)
+            task = asyncio.create_task(self._read(session, pod))
+            self._reading[uid] = task
+            task.add_done_callback(lambda _done, uid=uid: self._reading.pop(uid, None))  # type: ignore[misc]
+
+    async def _read(self, session: aiohttp.ClientSession, pod: PodView) -> None:
+        report = await read_member(session, pod, self._signer)
+        if report is None:
+            return
+        known = self._last.get(pod.uid)
+        self._last[pod.uid] = Observation(report, datetime.now(UTC))
+        if known is None or known.report != report:
+            self._on_change(pod.key)
+
+
+async def _read_bounded(stream: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    async for part in stream.iter_any():
+        body += part
+        if len(body) > MAX_REPORT_BYTES:
+            raise aiohttp.ClientPayloadError(f"/status is longer than {MAX_REPORT_BYTES} bytes")
+    return bytes(body)
+
+
+async def read_member(session: aiohttp.ClientSession, pod: PodView, signer: StatusSigner) -> MemberReport | None:
+    """Ask one sidecar; None where it gives no usable answer (counted by why)."""
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    headers = {"Authorization": f"Bearer {signer.sign(pod.uid)}"}
+    try:
+        async with session.get(f"http://{host}:{HTTP_PORT}/status", headers=headers, allow_redirects=False) as answer:
+            if answer.status != 200:
+                MEMBER_READS.labels(outcome="refused").inc()
+                return None
+            body = await _read_bounded(answer.content)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        MEMBER_READS.labels(outcome="unreachable").inc()
+        return None
+    try:
+        report = MemberReport.model_validate_json(body)
+    except ValidationError:
+        MEMBER_READS.labels(outcome="unreadable").inc()
+        return None
+    MEMBER_READS.labels(outcome="ok").inc()
+    return report

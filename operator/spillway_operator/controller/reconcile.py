@@ -1,0 +1,158 @@
+"""Reconcile one pool: observe, diff, apply, report. Level-triggered: called with a key, whatever happened to it.
+
+What is observed is what the watches saw (observed.py) and what the sidecars reported (members.py); the API server is
+asked only for what no watch covers. Nothing is written that the observation already shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from spillway.config import ConfigError
+
+from spillway_operator.api import Fault, KVCachePool, PoolStatus, Reason, find_fault, parse_pool, sidecar_image
+from spillway_operator.api.pool import Metadata
+from spillway_operator.controller.client import CONFIG_MAPS, POOLS, STORAGE_CLASSES, ApiServer, FieldManager
+from spillway_operator.controller.conditions import decide_conditions
+from spillway_operator.controller.deletion import PoolDeletion
+from spillway_operator.controller.disk import (
+    FINALIZER,
+    build_finalizer_manifest,
+    decide_disk_nodes,
+    wants_finalizer,
+)
+from spillway_operator.controller.facts import Facts, decide_members, next_change_seconds
+from spillway_operator.controller.members import MemberReader
+from spillway_operator.controller.observed import Observed, PoolKey
+from spillway_operator.controller.settings import OperatorSettings
+from spillway_operator.controller.skips import SkipReporter
+from spillway_operator.controller.status import build_status, build_status_manifest, decide_write
+from spillway_operator.controller.webhook_health import WebhookHealth
+from spillway_operator.injection.revision import pool_revision
+from spillway_operator.resources import build_config_map
+
+# Nothing tells us when a StorageClass appears.
+STORAGE_CLASS_RETRY_SECONDS = 30.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """What a reconcile works with."""
+
+    api: ApiServer
+    observed: Observed
+    members: MemberReader
+    webhook: WebhookHealth
+    settings: OperatorSettings
+    skips: SkipReporter
+    deletion: PoolDeletion
+
+    async def reconcile(self, key: PoolKey) -> float | None:
+        """Bring the pool of `key` to what its spec says; returns the seconds after which to look again, if any."""
+        pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
+        await self.skips.report(pods)
+        stored = self.observed.pool(key)
+        if stored is None:
+            return None
+        metadata = Metadata.model_validate(stored["metadata"])
+        pool, fault = _read_pool(stored)
+        if metadata.deletion_timestamp is not None:
+            return await self.deletion.advance(metadata, pool, pods)
+        if pool is None:
+            previous = _read_status(stored)
+            nodes = list(previous.disk.nodes) if previous.disk else []
+            return await self._report(metadata, self._facts(key, metadata, None, fault), previous, nodes)
+        nodes = decide_disk_nodes(pool, pods)
+        await self._apply_finalizer(pool, nodes)
+        await self._apply_config_map(key, pool)
+        fault = find_fault(pool, self.settings.allowed) or await self._storage_class_fault(pool)
+        facts = self._facts(key, metadata, pool, fault)
+        again_seconds = await self._report(metadata, facts, pool.status, nodes)
+        if fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND:
+            return STORAGE_CLASS_RETRY_SECONDS
+        return again_seconds
+
+    def _facts(self, key: PoolKey, metadata: Metadata, pool: KVCachePool | None, fault: Fault | None) -> Facts:
+        pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
+        return Facts(
+            generation=metadata.generation,
+            fault=fault,
+            webhook_problem=self.webhook.problem,
+            pods=pods,
+            observations=tuple((pod, self.members.observation(pod.uid)) for pod in pods if pod.injected),
+            revision=self._revision(pool, fault),
+            wants_nvme=pool is not None and pool.spec.tiers.nvme is not None,
+            now=datetime.now(UTC),
+        )
+
+    def _revision(self, pool: KVCachePool | None, fault: Fault | None) -> str:
+        if pool is None or fault is not None:
+            return ""  # no new pod would get a sidecar
+        return pool_revision(pool, sidecar_image(pool, self.settings.allowed))
+
+    async def _report(self, metadata: Metadata, facts: Facts, previous: PoolStatus, nodes: list[str]) -> float | None:
+        members = decide_members(facts)
+        status = build_status(facts, members, decide_conditions(facts, members), previous, nodes)
+        decision = decide_write(previous, status, facts)
+        if decision.status is not None:
+            manifest = build_status_manifest(metadata, decision.status)
+            answer = await self.api.apply(manifest, POOLS, FieldManager.STATUS, subresource="status")
+            self.observed.put_pool(answer)
+        pauses = [p for p in (decision.again_seconds, next_change_seconds(facts)) if p is not None]
+        return min(pauses) if pauses else None
+
+    async def _apply_finalizer(self, pool: KVCachePool, nodes: list[str]) -> None:
+        wanted = wants_finalizer(pool, nodes)
+        if wanted == (FINALIZER in pool.metadata.finalizers):
+            return
+        manifest = build_finalizer_manifest(pool.metadata, present=wanted)
+        self.observed.put_pool(await self.api.apply(manifest, POOLS, FieldManager.FINALIZER))
+
+    async def _apply_config_map(self, key: PoolKey, pool: KVCachePool) -> None:
+        wanted = build_config_map(pool)
+        seen = self.observed.config_map(key)
+        if seen is not None and not _drifted(wanted, seen):
+            return
+        self.observed.put_config_map(await self.api.apply(wanted, CONFIG_MAPS, FieldManager.CHILDREN))
+        log.info("config map applied", namespace=key.namespace, pool=key.name)
+
+    async def _storage_class_fault(self, pool: KVCachePool) -> Fault | None:
+        nvme = pool.spec.tiers.nvme
+        name = nvme.volume.ephemeral.storage_class_name if nvme and nvme.volume.ephemeral else None
+        if name is None or await self.api.get(STORAGE_CLASSES, name) is not None:
+            return None
+        message = (
+            f"spec.tiers.nvme.volume.ephemeral.storageClassName {name!r} does not exist: create it or name another"
+        )
+        return Fault(Reason.STORAGE_CLASS_NOT_FOUND, message)
+
+
+def _read_pool(stored: dict[str, Any]) -> tuple[KVCachePool | None, Fault | None]:
+    try:
+        return parse_pool(stored), None
+    except ConfigError as error:
+        return None, Fault(Reason.SPEC_UNREADABLE, str(error))
+
+
+def _read_status(stored: dict[str, Any]) -> PoolStatus:
+    try:
+        return PoolStatus.model_validate(stored.get("status") or {})
+    except ValidationError:
+        return PoolStatus()  # an operator of another version wrote it; ours replaces it
+
+
+def _drifted(wanted: dict[str, Any], seen: dict[str, Any]) -> bool:
+    """Whether a field that we render differs; fields of others are none of our business."""
+    metadata, seen_metadata = wanted["metadata"], seen["metadata"]
+    labels = seen_metadata.get("labels") or {}
+    return (
+        wanted["data"] != {name: (seen.get("data") or {}).get(name) for name in wanted["data"]}
+        or any(labels.get(name) != value for name, value in metadata["labels"].items())
+        or metadata["ownerReferences"][0] not in (seen_metadata.get("ownerReferences") or [])
+    )

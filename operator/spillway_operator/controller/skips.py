@@ -1,0 +1,43 @@
+"""Labelled pods that started without a sidecar: one Event on the pod and one count, each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+
+from spillway_operator.controller.client import ApiServer
+from spillway_operator.controller.events import Subject, post_once
+from spillway_operator.controller.observed import PodView
+from spillway_operator.metrics import PODS_SKIPPED
+
+EVENT_REASON = "SpillwaySkipped"
+
+log = structlog.get_logger()
+
+
+class SkipReporter:
+    """Remembers, in memory, whom it reported; after a restart the Event's name keeps it from being posted twice."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+        self._reported: dict[str, str] = {}
+
+    async def report(self, pods: Iterable[PodView]) -> None:
+        """Report every pod that carries a skip reason and was not reported with it yet."""
+        for pod in pods:
+            if pod.skipped and not pod.injected and self._reported.get(pod.uid) != pod.skipped:
+                await self._report(pod)
+                self._reported[pod.uid] = pod.skipped
+
+    def forget(self, pod_uid: str) -> None:
+        """The pod is gone."""
+        self._reported.pop(pod_uid, None)
+
+    async def _report(self, pod: PodView) -> None:
+        subject = Subject("v1", "Pod", pod.namespace, pod.name, pod.uid)
+        message = f"the pod runs without a KV cache sidecar of pool {pod.pool}: {pod.skipped}"
+        await post_once(self._api, subject, EVENT_REASON, message)
+        PODS_SKIPPED.labels(reason=pod.skipped).inc()
+        log.warning("pod started without a sidecar", namespace=pod.namespace, pod=pod.name, pool=pod.pool,
+                    reason=pod.skipped)  # fmt: skip

@@ -1,0 +1,97 @@
+"""The pod that removes a deleted pool's folder from one node's disk."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from spillway_operator.api.names import SIDECAR_UID
+
+CLEANUP_LABEL = "spillway.dev/cleanup"
+DEADLINE_SECONDS = 600
+MOUNT_PATH = "/spillway/disk"
+
+
+@dataclass(frozen=True)
+class DiskCleanup:
+    """What to clean where. `host_path` is the folder on the node that the admin provides and the pool names."""
+
+    pool_namespace: str
+    pool_name: str
+    pool_uid: str
+    host_path: str
+    node: str
+
+
+def cleanup_pod_name(cleanup: DiskCleanup) -> str:
+    """One name per pool and node, so that a second attempt meets the first."""
+    digest = hashlib.sha256(f"{cleanup.pool_uid}/{cleanup.node}".encode()).hexdigest()[:16]
+    return f"spillway-cleanup-{digest}"
+
+
+def build_cleanup_pod(cleanup: DiskCleanup, *, release_namespace: str, image: str, pull_policy: str) -> dict[str, Any]:
+    """Render the pod: restricted but for the hostPath, uid 65532, 10 minutes, bound to its node.
+
+    The binding is by nodeName: no scheduler has a say, so that cordons, taints and full nodes do not keep tenants' data
+    alive.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": cleanup_pod_name(cleanup),
+            "namespace": release_namespace,
+            "labels": {
+                "app.kubernetes.io/part-of": "spillway",
+                "app.kubernetes.io/component": "disk-cleanup",
+                CLEANUP_LABEL: cleanup.pool_uid,
+            },
+            "annotations": {"spillway.dev/cleans-for": f"{cleanup.pool_namespace}/{cleanup.pool_name}"},
+        },
+        "spec": {
+            "nodeName": cleanup.node,
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "terminationGracePeriodSeconds": 5,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "tolerations": [{"operator": "Exists"}],
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": SIDECAR_UID,
+                "runAsGroup": SIDECAR_UID,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(cleanup, image, pull_policy)],
+            "volumes": [{"name": "disk", "hostPath": {"path": cleanup.host_path, "type": "Directory"}}],
+        },
+    }
+
+
+def _container(cleanup: DiskCleanup, image: str, pull_policy: str) -> dict[str, Any]:
+    return {
+        "name": "cleanup",
+        "image": image,
+        "imagePullPolicy": pull_policy,
+        "command": [
+            "python3",
+            "-m",
+            "spillway_operator.cleanup",
+            "--root",
+            MOUNT_PATH,
+            "--namespace",
+            cleanup.pool_namespace,
+            "--pool-uid",
+            cleanup.pool_uid,
+        ],
+        # A failure's last lines reach the pool's condition through the container status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "volumeMounts": [{"name": "disk", "mountPath": MOUNT_PATH}],
+    }
