@@ -50,12 +50,5 @@ def _build_mounts(plan: Plan) -> list[dict[str, Any]]:
         {"name": names.CONFIG_VOLUME, "mountPath": names.CONFIG_PATH, "readOnly": True},
     ]
     if plan.nvme is not None:
-        mounts.append({"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH, **_sub_path(plan)})
+        mounts.append({"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH})
     return mounts
-
-
-def _sub_path(plan: Plan) -> dict[str, str]:
-    """A node's disk is shared by pools: each sees only its own folder (docs/adr/0001)."""
-    if plan.config.nvme is None or plan.config.nvme.volume_type != "HostPath":
-        return {}
-    return {"subPath": f"{plan.pool.metadata.namespace}/{plan.pool.metadata.uid}"}
