@@ -128,7 +128,8 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     if "default" in result and (result["default"] is None or result.get("type") == "array"):
         del result["default"]
     if "default" in result and result.get("type") == "object":
-        result["default"] = {}
+        # Written out, because the API server checks a default against the rules before it fills in defaults inside.
+        result["default"] = _without_absent(result["default"])
     if "properties" in result:
         result["properties"] = {name: _structural(child, definitions) for name, child in result["properties"].items()}
         required = [name for name in result.get("required", []) if "default" not in result["properties"][name]]
@@ -140,6 +141,12 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     if "const" in result:
         result["enum"] = [result.pop("const")]
     return result
+
+
+def _without_absent(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_absent(child) for key, child in value.items() if child is not None}
 
 
 def _without_null(node: dict[str, Any]) -> dict[str, Any]:
