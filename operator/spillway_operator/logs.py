@@ -1,4 +1,4 @@
-"""Logging of the operator: one JSON object a line, quiet at rest."""
+"""Logging of operator and webhook: one JSON object a line, quiet at rest."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""What is mounted into the webhook and changes while it runs: its certificate and the status keys.
+
+The kubelet swaps a symbolic link when it projects a new version, so a changed file is told by its resolved path and time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+from spillway.config import PublicKey
+
+POLL_SECONDS = 5.0
+# More than two never stand side by side; SidecarConfig takes four.
+MAX_KEYS = 4
+
+log = structlog.get_logger()
+_PUBLIC_KEY: TypeAdapter[str] = TypeAdapter(PublicKey)
+
+
+class ServingCertificate:
+    """A TLS context whose certificate follows the files tls.crt and tls.key: handshakes after a change see the new one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: object = None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a certificate has been loaded."""
+        return self._seen is not None
+
+    def refresh(self) -> None:
+        """Load the files if they changed. A pair that does not fit is logged and the one before stays."""
+        certificate, key = self._folder / "tls.crt", self._folder / "tls.key"
+        try:
+            seen = (_fingerprint(certificate), _fingerprint(key))
+            if seen == self._seen:
+                return
+            self.context.load_cert_chain(certificate, key)
+        except OSError as error:  # ssl.SSLError is one
+            log.warning("certificate not loaded", reason=str(error))
+            return
+        self._seen = seen
+        log.info("certificate loaded")
+
+
+class StatusKeys:
+    """The public keys that open /status of the sidecars: one per file of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.current: tuple[str, ...] = ()
+
+    def refresh(self) -> None:
+        """Read the folder. A file that holds no key is logged and left out; an unreadable folder changes nothing."""
+        try:
+            files = sorted(path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith("."))
+            found = {path.name: path.read_text(encoding="ascii").strip() for path in files}
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("status keys not read", reason=str(error))
+            return
+        keys = tuple(key for name, key in found.items() if _is_key(name, key))[:MAX_KEYS]
+        if keys != self.current:
+            log.info("status keys read", count=len(keys))
+        self.current = keys
+
+
+async def poll(*refreshes: Callable[[], None], seconds: float = POLL_SECONDS) -> None:
+    """Call every refresh now and then; returns never."""
+    while True:
+        for refresh in refreshes:
+            refresh()
+        await asyncio.sleep(seconds)
+
+
+def _fingerprint(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.resolve()), status.st_mtime_ns, status.st_ino
+
+
+def _is_key(name: str, key: str) -> bool:
+    try:
+        _PUBLIC_KEY.validate_python(key)
+    except ValidationError as error:
+        log.warning("file holds no status key", file=name, reason=error.errors(include_url=False)[0]["msg"])
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""Every metric of the webhook process, declared once. docs/metrics.md lists them; a test compares the two."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+REVIEWS = Counter(
+    "spillway_webhook_reviews",
+    "Pods reviewed, by outcome (injected, unchanged, skipped).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+SKIPS = Counter("spillway_webhook_skips", "Pods started without a sidecar, by reason.", ["reason"], registry=REGISTRY)
+ERRORS = Counter(
+    "spillway_webhook_errors",
+    "Errors that cost a pod its sidecar, by kind (unreadable-review, api-server, unexpected).",
+    ["kind"],
+    registry=REGISTRY,
+)
+REVIEW_SECONDS = Histogram(
+    "spillway_webhook_review_seconds",
+    "Duration of one review, the reads it waited for included.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
+    registry=REGISTRY,
+)
+LIVE_READS = Counter(
+    "spillway_webhook_live_reads",
+    "Reads from the API server during a review, by kind of object.",
+    ["kind"],
+    registry=REGISTRY,
+)
+CACHED_OBJECTS = Gauge(
+    "spillway_webhook_cached_objects", "Objects in the watch caches, by kind.", ["kind"], registry=REGISTRY
+)
+WATCH_RESTARTS = Counter(
+    "spillway_webhook_watch_restarts",
+    "Lists made because a watch could not go on, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)

@@ -1,0 +1,104 @@
+"""Answer one AdmissionReview. Never refuses: the worst answer is the pod as it came, with the reason on it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from spillway_operator.api import SkipReason, names
+from spillway_operator.injection import Facts, Outcome, Pod, Skip, inject, is_injected, mark_skipped
+from spillway_operator.webhook.api_server import ApiServerError
+from spillway_operator.webhook.metrics import ERRORS, REVIEW_SECONDS, REVIEWS, SKIPS
+from spillway_operator.webhook.patch import build_patch
+
+# The API server cuts a warning at 256 bytes when several come together.
+MAX_WARNING_CHARACTERS = 250
+
+Gather = Callable[[str, str], Awaitable[Facts]]
+Response = dict[str, Any]
+log = structlog.get_logger()
+
+
+class UnreadableReview(ValueError):
+    """The request is no AdmissionReview of a pod: there is no uid to answer to."""
+
+
+async def answer(body: bytes, gather: Gather) -> Response:
+    """The AdmissionReview that answers `body`. Raises UnreadableReview if that is none."""
+    try:
+        request = json.loads(body)["request"]
+        uid, namespace, pod = request["uid"], request.get("namespace") or "", request["object"]
+    except (ValueError, KeyError, TypeError) as error:
+        ERRORS.labels("unreadable-review").inc()
+        raise UnreadableReview(f"the body is no AdmissionReview: {error!r}") from error
+    with REVIEW_SECONDS.time():
+        response = _respond(pod, await _review(pod, namespace, gather))
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": uid, **response}}
+
+
+async def _review(pod: Pod, namespace: str, gather: Gather) -> Outcome:
+    started = time.monotonic()
+    try:
+        outcome = await _inject(pod, namespace, gather)
+    except ApiServerError as error:
+        outcome = _failed(pod, "api-server", str(error))
+    except Exception as error:
+        log.exception("review failed", namespace=namespace, pod=_pod_name(pod))
+        outcome = _failed(pod, "unexpected", repr(error))
+    _count(pod, outcome)
+    if outcome.skip is not None:
+        log.warning(
+            "pod starts without a sidecar",
+            namespace=namespace,
+            pod=_pod_name(pod),
+            reason=str(outcome.skip.reason),
+            message=outcome.skip.message,
+            duration_seconds=round(time.monotonic() - started, 4),
+        )
+    return outcome
+
+
+async def _inject(pod: Pod, namespace: str, gather: Gather) -> Outcome:
+    labels = pod["metadata"].get("labels") or {}
+    pool_name = labels.get(names.POOL_LABEL)
+    if pool_name is None or labels.get(names.INJECT_LABEL) == "false" or is_injected(pod):
+        return Outcome(pod)
+    return inject(pod, await gather(namespace, pool_name))
+
+
+def _failed(pod: Pod, kind: str, problem: str) -> Outcome:
+    ERRORS.labels(kind).inc()
+    skip = Skip(SkipReason.INJECTION_FAILED, problem)
+    try:
+        return Outcome(mark_skipped(pod, skip.reason), skip)
+    except (KeyError, TypeError):  # not even metadata is where it should be
+        return Outcome(pod, skip)
+
+
+def _count(pod: Pod, outcome: Outcome) -> None:
+    if outcome.skip is not None:
+        SKIPS.labels(str(outcome.skip.reason)).inc()
+        REVIEWS.labels("skipped").inc()
+    else:
+        REVIEWS.labels("unchanged" if outcome.pod is pod else "injected").inc()
+
+
+def _respond(pod: Pod, outcome: Outcome) -> Response:
+    response: Response = {"allowed": True}
+    if outcome.pod is not pod and (operations := build_patch(pod, outcome.pod)):
+        patch = json.dumps(operations, separators=(",", ":")).encode()
+        response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch).decode()}
+    if outcome.skip is not None:
+        warning = f"no Spillway sidecar ({outcome.skip.reason}): {outcome.skip.message}"
+        response["warnings"] = [warning[:MAX_WARNING_CHARACTERS]]
+    return response
+
+
+def _pod_name(pod: Any) -> str:
+    metadata = pod.get("metadata") if isinstance(pod, dict) else None
+    return str((metadata or {}).get("name") or (metadata or {}).get("generateName") or "")

@@ -1,0 +1,101 @@
+"""The two listeners: /inject over TLS for the API server, /healthz, /readyz and /metrics in plain HTTP for everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from spillway_operator.webhook.api_server import Access, ApiServer
+from spillway_operator.webhook.cluster import Cluster
+from spillway_operator.webhook.files import ServingCertificate, StatusKeys, poll
+from spillway_operator.webhook.metrics import REGISTRY
+from spillway_operator.webhook.review import UnreadableReview, answer
+from spillway_operator.webhook.settings import WebhookSettings
+
+# A pod may be 1.5 MiB in etcd; a review holds it once.
+MAX_REVIEW_BYTES = 4 * 1024 * 1024
+CERTIFICATE_WAIT_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Server:
+    """The running webhook: where it listens and what it knows."""
+
+    def __init__(self, cluster: Cluster, certificate: ServingCertificate) -> None:
+        self._cluster = cluster
+        self._certificate = certificate
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer as well as it ever will."""
+        return self._cluster.ready and self._certificate.loaded
+
+    def build_admission(self) -> web.Application:
+        """The application behind TLS."""
+        application = web.Application(client_max_size=MAX_REVIEW_BYTES)
+        application.router.add_post("/inject", self._inject)
+        return application
+
+    def build_observation(self) -> web.Application:
+        """The application in plain HTTP; it shows nothing secret."""
+        application = web.Application()
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", make_aiohttp_handler(REGISTRY))
+        return application
+
+    async def _inject(self, request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await answer(await request.read(), self._cluster.gather))
+        except UnreadableReview as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return (
+            web.Response(text="ok")
+            if self.ready
+            else web.Response(text="caches, certificate or keys missing", status=503)
+        )
+
+
+@contextlib.asynccontextmanager
+async def serve(settings: WebhookSettings, access: Access) -> AsyncIterator[tuple[int, int]]:
+    """Run the webhook for the length of the context; gives the ports of HTTPS and HTTP."""
+    certificate, keys = ServingCertificate(settings.tls_dir), StatusKeys(settings.status_keys_dir)
+    async with ApiServer(access) as api, asyncio.TaskGroup() as tasks:
+        cluster = Cluster(api, settings, keys)
+        server = Server(cluster, certificate)
+        background = [tasks.create_task(cluster.follow()), tasks.create_task(poll(certificate.refresh, keys.refresh))]
+        async with contextlib.AsyncExitStack() as stack:
+            http_port = await _listen(stack, server.build_observation(), settings.http_port)
+            while not certificate.loaded:
+                await asyncio.sleep(CERTIFICATE_WAIT_SECONDS)
+                certificate.refresh()
+            port = await _listen(stack, server.build_admission(), settings.port, certificate)
+            log.info("webhook serves", port=port, http_port=http_port)
+            yield port, http_port
+        for task in background:
+            task.cancel()
+
+
+async def _listen(
+    stack: contextlib.AsyncExitStack,
+    application: web.Application,
+    port: int,
+    certificate: ServingCertificate | None = None,
+) -> int:
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=10.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, port=port, ssl_context=certificate.context if certificate else None)
+    await site.start()
+    return int(runner.addresses[0][1])
