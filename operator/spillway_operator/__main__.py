@@ -19,8 +19,8 @@ from spillway_operator.controller.client import ApiServer, load_configuration
 from spillway_operator.controller.controller import Controller
 from spillway_operator.controller.http_server import start_http_server
 from spillway_operator.controller.lease import Lease, watch_renewal
-from spillway_operator.controller.logs import configure_logging
 from spillway_operator.controller.settings import LEASE_NAME, OperatorSettings
+from spillway_operator.logs import configure_logging
 
 log = structlog.get_logger()
 
@@ -33,7 +33,8 @@ async def run(settings: OperatorSettings) -> int:
     identity = f"{settings.pod_name}_{uuid.uuid4()}"
     lease = Lease(lease_api, settings.namespace, LEASE_NAME, identity)
     server = await start_http_server(settings.http_port, is_ready=lambda: True)
-    stop = _stop_on_signals()
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
     try:
         if not await _first(stop, asyncio.create_task(lease.acquire(), name="lease")):
             return 0
@@ -53,15 +54,32 @@ async def _work(settings: OperatorSettings, lease: Lease, stop: asyncio.Event) -
         parts = [
             holding,
             asyncio.create_task(controller.run(), name="controller"),
-            asyncio.create_task(
-                kopf.operator(registry=handlers.registry, memo=controller, clusterwide=True, standalone=True),
-                name="kopf",
-            ),
+            asyncio.create_task(_watch(controller, stop), name="kopf"),
         ]
-        return 0 if not await _first(stop, *parts) else 1
+        if not await _first(stop, *parts):
+            return 0
+        log.error("a part of the operator ended by itself", parts=[task.get_name() for task in parts if task.done()])
+        return 1
     finally:
         holding.cancel()
         api.close()
+
+
+async def _watch(controller: Controller, stop: asyncio.Event) -> None:
+    ready = asyncio.Event()
+
+    async def reclaim_signals() -> None:
+        # kopf takes the signals for itself, and then waits 5 s for tasks that are ours; ours end in a moment.
+        await ready.wait()
+        _stop_on_signals(stop)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reclaim_signals())
+        group.create_task(
+            kopf.operator(
+                registry=handlers.registry, memo=controller, clusterwide=True, standalone=True, ready_flag=ready
+            )
+        )
 
 
 async def _first(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> bool:
@@ -78,16 +96,13 @@ async def _first(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> bool:
         return False
     for task in done:
         task.result()
-        log.info("part of the operator ended", part=task.get_name())
     return True
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _stop_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 def main() -> int:

@@ -44,15 +44,13 @@ capabilities: {drop: [ALL]}
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 - name: SPILLWAY_POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
-- name: SPILLWAY_CONTROL_IMAGE
-  value: {{ include "spillway.image" (dict "image" .Values.image.control "root" .) }}
 - name: SPILLWAY_SIDECAR_IMAGE
   value: {{ include "spillway.image" (dict "image" .Values.image.sidecar "root" .) }}
 - name: SPILLWAY_SIDECAR_PULL_POLICY
   value: {{ .Values.image.sidecar.pullPolicy }}
 - name: SPILLWAY_ALLOWED_REPOSITORIES
   value: {{ include "spillway.allowedRepositories" . | quote }}
-- name: SPILLWAY_HOSTPATH_PREFIXES
+- name: SPILLWAY_HOST_PATH_PREFIXES
   value: {{ .Values.hostPath.allowedPrefixes | toJson | quote }}
 - name: SPILLWAY_LOG_LEVEL
   value: {{ .Values.logLevel }}

@@ -86,6 +86,8 @@ class PoolDeletion:
         ]
 
     async def _let_go(self, metadata: Metadata, abandoned: list[str]) -> None:
+        for node in abandoned:
+            await self.cleaner.drop(metadata.uid, node)
         manifest = build_finalizer_manifest(metadata, present=False)
         await self.api.apply(manifest, POOLS, FieldManager.FINALIZER)
         log.info("pool let go", namespace=metadata.namespace, pool=metadata.name, abandoned_nodes=abandoned)

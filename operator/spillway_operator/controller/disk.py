@@ -89,7 +89,7 @@ class DiskCleaner:
 
     async def clean(self, cleanup: DiskCleanup) -> NodeOutcome:
         """Bring one node one step further: start its pod, look at it, or collect it."""
-        name, namespace = cleanup_pod_name(cleanup), self._settings.namespace
+        name, namespace = cleanup_pod_name(cleanup.pool_uid, cleanup.node), self._settings.namespace
         if await self._api.get(NODES, cleanup.node) is None:
             await self._api.delete(PODS, name, namespace)
             return NodeOutcome(cleanup.node, Cleaning.DONE)
@@ -105,6 +105,10 @@ class DiskCleaner:
         if datetime.now(UTC) - _created_at(pod) > RETRY_AFTER:
             await self._api.delete(PODS, name, namespace)
         return NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
+
+    async def drop(self, pool_uid: str, node: str) -> None:
+        """Remove the pod of a cleanup that nobody waits for any more."""
+        await self._api.delete(PODS, cleanup_pod_name(pool_uid, node), self._settings.namespace)
 
     async def _start(self, cleanup: DiskCleanup) -> NodeOutcome:
         manifest = build_cleanup_pod(

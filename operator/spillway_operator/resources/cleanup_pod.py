@@ -24,9 +24,9 @@ class DiskCleanup:
     node: str
 
 
-def cleanup_pod_name(cleanup: DiskCleanup) -> str:
+def cleanup_pod_name(pool_uid: str, node: str) -> str:
     """One name per pool and node, so that a second attempt meets the first."""
-    digest = hashlib.sha256(f"{cleanup.pool_uid}/{cleanup.node}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{pool_uid}/{node}".encode()).hexdigest()[:16]
     return f"spillway-cleanup-{digest}"
 
 
@@ -40,7 +40,7 @@ def build_cleanup_pod(cleanup: DiskCleanup, *, release_namespace: str, image: st
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": cleanup_pod_name(cleanup),
+            "name": cleanup_pod_name(cleanup.pool_uid, cleanup.node),
             "namespace": release_namespace,
             "labels": {
                 "app.kubernetes.io/part-of": "spillway",
