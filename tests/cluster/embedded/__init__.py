@@ -1,0 +1,176 @@
+"""A Kubernetes of one node made of host processes: etcd, the control plane, containerd, kubelet, kube-proxy and CoreDNS.
+
+`machine` remembers how the machine looked before, `teardown` makes it look so again. Everything listens on addresses
+and sockets of its own (`addresses`, `paths`), so that it stands beside whatever the machine runs already.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from tests.cluster import binaries
+from tests.cluster.commands import ClusterError, CommandError, run, succeeds, tail, wait_until
+from tests.cluster.embedded import (
+    addresses,
+    certificates,
+    components,
+    configuration,
+    machine,
+    network,
+    packages,
+    teardown,
+)
+from tests.cluster.embedded.container_images import ContainerImages
+from tests.cluster.embedded.paths import Paths
+from tests.cluster.embedded.processes import Processes
+from tests.cluster.progress import say, step
+from tests.cluster.provider import become_root
+from tests.cluster.settings import COREDNS_VERSION, Settings
+
+__all__ = ["EmbeddedCluster"]
+
+_READY_SECONDS: Final = 90.0
+
+
+class EmbeddedCluster:
+    """The provider that needs nothing but a Linux machine and root."""
+
+    name: Final = "embedded"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._paths = Paths(settings.state)
+        self._processes = Processes(self._paths)
+        self._images = ContainerImages(self._paths)
+
+    @staticmethod
+    def exists(settings: Settings) -> bool:
+        """Whether one is up, or was not ended."""
+        return Paths(settings.state).snapshot.exists()
+
+    def kubeconfig(self) -> Path:
+        return self._paths.kubeconfig
+
+    def builder(self) -> str:
+        return "buildah"
+
+    def image_reference(self, name: str) -> str:
+        return name
+
+    def loaded_images(self) -> dict[str, str]:
+        return self._images.loaded()
+
+    def load(self, name: str, content_hash: str) -> None:
+        from tests.cluster.images.buildah import exported
+
+        become_root()
+        with exported(self._settings, name) as layout:
+            self._images.import_layout(name, layout, content_hash)
+
+    def is_up(self) -> bool:
+        """All processes run and the API server says that it is ready."""
+        if not all(self._processes.is_running(name) for name in components.ALL):
+            return False
+        try:
+            return self._kubectl("get", "--raw", "/readyz", timeout_seconds=5) == "ok"
+        except CommandError:
+            return False
+
+    def up(self) -> None:
+        if self.is_up():
+            say("the embedded cluster is up")
+            return
+        become_root()
+        packages.install_missing()
+        binaries.ensure(self._settings, (*binaries.CLIENTS, *binaries.NODE))
+        self._take_snapshot()
+        with step("starting the cluster"):
+            certificates.ensure(self._paths.pki)
+            configuration.write_all(self._paths)
+            network.add_node_link()
+            self._start_all()
+            self._start_dns()
+        self._hand_over_to_caller()
+
+    def down(self) -> None:
+        if not self._paths.snapshot.exists():
+            say("no embedded cluster is up")
+            return
+        become_root()
+        teardown.tear_down(self._paths, self._settings.tools)
+
+    def _take_snapshot(self) -> None:
+        """Remember the machine, once: a second `up` after a crash must not take what we left for what was there."""
+        if self._paths.snapshot.exists():
+            return
+        before = machine.observe(self._paths)
+        if network.has_cluster_rules(before) or before.cgroups:
+            raise ClusterError(
+                "another Kubernetes has its packet rules or cgroups on this machine; name its kube context in "
+                "SPILLWAY_CONTEXT, or stop it (and remove its KUBE- chains) first"
+            )
+        addresses.check_free()
+        before.save(self._paths.snapshot)
+
+    def _start(self, name: str) -> None:
+        self._processes.start(name, *components.command(name, self._paths, self._settings.tools))
+
+    def _start_all(self) -> None:
+        for name in (components.ETCD, components.CONTAINERD, components.APISERVER):
+            self._start(name)
+        self._wait(components.CONTAINERD, lambda: succeeds("ctr", "-a", self._paths.containerd_socket, "version"))
+        self._load_node_images()
+        self._wait(components.APISERVER, lambda: self._answers("/readyz"))
+        for name in (components.CONTROLLERS, components.SCHEDULER, components.KUBELET, components.PROXY):
+            self._start(name)
+        self._wait(components.KUBELET, self._node_is_ready)
+
+    def _load_node_images(self) -> None:
+        from tests.cluster.images import node_images
+
+        node_images.ensure(self._settings, self)
+
+    def _start_dns(self) -> None:
+        text = (Path(__file__).parent / "dns.yaml").read_text()
+        text = text.replace("{{DNS_SERVICE_IP}}", addresses.DNS_SERVICE_IP).replace("{{VERSION}}", COREDNS_VERSION)
+        self._kubectl("apply", "-f", "-", stdin=text)
+        self._kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s")
+
+    def _wait(self, name: str, condition: object) -> None:
+        """Wait for a component; give up at once when its process ended."""
+        assert callable(condition)
+
+        def reached() -> bool:
+            self._processes.check(name)
+            return bool(condition())
+
+        wait_until(
+            f"{name} to be ready", reached, seconds=_READY_SECONDS, last_state=lambda: tail(self._processes.log(name))
+        )
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return bool(self._kubectl("get", "--raw", path, timeout_seconds=5))
+        except CommandError:
+            return False
+
+    def _node_is_ready(self) -> bool:
+        template = '{.status.conditions[?(@.type=="Ready")].status}'
+        try:
+            return self._kubectl("get", "node", addresses.NODE_NAME, "-o", f"jsonpath={template}") == "True"
+        except CommandError:
+            return False
+
+    def _kubectl(self, *arguments: str, stdin: str | None = None, timeout_seconds: float = 120) -> str:
+        kubectl = self._settings.tools / "kubectl"
+        return run(
+            kubectl, "--kubeconfig", self._paths.kubeconfig, *arguments, stdin=stdin, timeout_seconds=timeout_seconds
+        )
+
+    def _hand_over_to_caller(self) -> None:
+        """Behind sudo, let the person who called us read the kubeconfig."""
+        caller = os.environ.get("SUDO_UID")
+        if caller:
+            os.chown(self._paths.kubeconfig, int(caller), int(os.environ.get("SUDO_GID", caller)))

@@ -1,0 +1,28 @@
+"""Images for the cluster: what there is (`catalog`), how it is built (`buildah`, `container_engine`), when it is stale.
+
+An image is built again only when what it is made of changed: its content hash is compared with the cluster's record.
+"""
+
+from __future__ import annotations
+
+from tests.cluster.images import catalog
+from tests.cluster.images.builders import build
+from tests.cluster.progress import say, step
+from tests.cluster.provider import Provider
+from tests.cluster.settings import Settings
+
+__all__ = ["ensure"]
+
+
+def ensure(settings: Settings, provider: Provider, names: list[str]) -> None:
+    """Build and load what is missing or stale. `names` empty: everything. Raises ClusterError for an unknown name."""
+    for recipe in catalog.select(settings, names):
+        wanted = recipe.content_hash()
+        if provider.loaded_images().get(provider.image_reference(recipe.name)) == wanted:
+            say(f"{recipe.name} is up to date")
+            continue
+        with step(f"building {recipe.name}"):
+            recipe.prepare()
+            build(settings, provider.builder(), recipe)
+        with step(f"loading {recipe.name} into the cluster"):
+            provider.load(recipe.name, wanted)

@@ -1,0 +1,84 @@
+"""Spillway itself on the cluster: installed from charts/spillway as a user would, and taken off again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tests.cluster import binaries
+from tests.cluster.commands import ClusterError, run
+from tests.cluster.progress import step
+from tests.cluster.provider import Provider, choose_provider
+from tests.cluster.settings import PROJECT, Settings
+
+NAMESPACE: Final = "spillway-system"
+RELEASE: Final = "spillway"
+_CHART: Final = PROJECT / "charts" / "spillway"
+_CRD: Final = "kvcachepools.spillway.dev"
+_INSTALL_SECONDS: Final = 180
+
+
+def kubeconfig() -> str:
+    """Path of the running cluster's kubeconfig. Raises ClusterError when none is up."""
+    path = choose_provider(Settings.from_environment()).kubeconfig()
+    if not path.exists():
+        raise ClusterError("no cluster is up; run `make cluster-up`")
+    return str(path)
+
+
+def install(host_path_prefixes: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
+    """Install or upgrade Spillway from the working tree's chart and images, and wait until it serves."""
+    settings = Settings.from_environment()
+    provider = choose_provider(settings)
+    merged: dict[str, Any] = {
+        "image": {
+            "control": _image(provider, "localhost/spillway-control:dev"),
+            "sidecar": _image(provider, "localhost/spillway-sidecar:dev"),
+        },
+        "hostPath": {"allowedPrefixes": list(host_path_prefixes)},
+        **(values or {}),
+    }
+    with step(f"installing Spillway in namespace {NAMESPACE}"):
+        _helm(
+            settings, "upgrade", "--install", RELEASE, _CHART, "--namespace", NAMESPACE, "--create-namespace",
+            "--values", "-", "--wait", "--timeout", f"{_INSTALL_SECONDS}s", stdin=json.dumps(merged),
+        )  # fmt: skip
+        # Disk-cleanup pods mount a folder of the node, which a stricter level would refuse.
+        level = "pod-security.kubernetes.io/enforce=privileged"
+        _kubectl(settings, "label", "namespace", NAMESPACE, level, "--overwrite")
+
+
+def uninstall() -> None:
+    """Remove the release, the namespace and the CRD with every pool."""
+    settings = Settings.from_environment()
+    with step("uninstalling Spillway"):
+        _kubectl(settings, "delete", "crd", _CRD, "--ignore-not-found", "--timeout=120s")
+        _helm(
+            settings,
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            NAMESPACE,
+            "--ignore-not-found",
+            "--wait",
+            "--timeout",
+            "120s",
+        )
+        _kubectl(settings, "delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+
+
+def _image(provider: Provider, name: str) -> dict[str, str]:
+    repository, tag = provider.image_reference(name).rsplit(":", 1)
+    return {"repository": repository, "tag": tag}
+
+
+def _helm(settings: Settings, *arguments: str | Path, stdin: str | None = None) -> str:
+    helm = binaries.tool(settings, binaries.HELM)
+    return run(helm, *arguments, environment={"KUBECONFIG": kubeconfig()}, stdin=stdin)
+
+
+def _kubectl(settings: Settings, *arguments: str) -> str:
+    kubectl = binaries.tool(settings, binaries.KUBECTL)
+    return run(kubectl, "--kubeconfig", kubeconfig(), *arguments)

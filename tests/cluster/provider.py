@@ -1,0 +1,87 @@
+"""What every kind of cluster offers, and the choice of the first that fits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.cluster.commands import ClusterError, succeeds
+from tests.cluster.progress import say
+from tests.cluster.settings import Settings
+
+_ENGINES: Final = ("docker", "podman")
+
+
+class Provider(Protocol):
+    """A Kubernetes with one way to bring images to its nodes."""
+
+    @property
+    def name(self) -> str:
+        """What a person would call it."""
+
+    def up(self) -> None:
+        """Bring the cluster up; nothing to do where it is up. Raises ClusterError."""
+
+    def down(self) -> None:
+        """End what `up` made and leave nothing behind. Raises ClusterError naming what stayed."""
+
+    def is_up(self) -> bool:
+        """Whether the API server answers as ready."""
+
+    def kubeconfig(self) -> Path:
+        """The admin's kubeconfig."""
+
+    def builder(self) -> str:
+        """The program that builds images for it: buildah, docker or podman."""
+
+    def image_reference(self, name: str) -> str:
+        """How pods name the image that we build as `name`."""
+
+    def loaded_images(self) -> dict[str, str]:
+        """References known to be on the nodes, each with the content hash it was built from."""
+
+    def load(self, name: str, content_hash: str) -> None:
+        """Bring a built image to the nodes and remember its content hash. Raises ClusterError."""
+
+
+def running_engine() -> str | None:
+    """docker or podman, whichever really answers."""
+    return next((engine for engine in _ENGINES if succeeds(engine, "info")), None)
+
+
+def choose_provider(settings: Settings) -> Provider:
+    """SPILLWAY_CONTEXT's cluster, else kind where a container engine runs, else the embedded cluster."""
+    # Imported here because each needs what the others do not.
+    from tests.cluster.embedded import EmbeddedCluster
+    from tests.cluster.kind import KindCluster
+    from tests.cluster.named_context import NamedContext
+
+    if settings.context:
+        return NamedContext(settings)
+    if EmbeddedCluster.exists(settings):
+        return EmbeddedCluster(settings)
+    engine = running_engine()
+    if engine is None:
+        return EmbeddedCluster(settings)
+    if shutil.which("kind") is None:
+        raise ClusterError(
+            f"{engine} runs here but `kind` is not on the PATH; install it (https://kind.sigs.k8s.io), "
+            "or name a cluster of yours in SPILLWAY_CONTEXT"
+        )
+    return KindCluster(settings, engine)
+
+
+def become_root() -> None:
+    """Start this program again through sudo where it is not root; the embedded cluster needs namespaces and links."""
+    if os.geteuid() == 0:
+        return
+    if shutil.which("sudo") is None:
+        raise ClusterError("the embedded cluster needs root and there is no sudo; run this as root")
+    say("the embedded cluster needs root; going on through sudo")
+    keep = [f"{key}={os.environ[key]}" for key in os.environ if key.startswith(("SPILLWAY_", "XDG_", "PYTHON", "PATH"))]
+    home = f"HOME={os.environ.get('HOME', '/root')}"
+    argv = ["sudo", "env", *keep, home, sys.executable, "-m", "tests.cluster", *sys.argv[1:]]
+    os.execvp("sudo", argv)
