@@ -23,7 +23,7 @@ def decide_conditions(facts: Facts, members: Sequence[MemberState]) -> dict[Cond
         "Progressing": decide_progressing(facts, members),
         "Degraded": decide_degraded(facts, members),
         "ConfigValid": decide_config_valid(facts),
-        "StorageProvisioned": decide_storage_provisioned(facts, members),
+        "StorageProvisioned": decide_storage_provisioned(facts),
         "InjectionReady": decide_injection_ready(facts),
     }
 
@@ -42,10 +42,14 @@ def decide_injection_ready(facts: Facts) -> Verdict:
     return "True", Reason.WEBHOOK_SERVING, "new pods with the pool's label get a sidecar"
 
 
-def decide_storage_provisioned(facts: Facts, members: Sequence[MemberState]) -> Verdict:
+def decide_storage_provisioned(facts: Facts) -> Verdict:
     if not facts.wants_nvme:
         return "True", Reason.DRAM_ONLY, "the pool asks for no NVMe tier"
-    failed = [m for m in members if m.severity is Severity.FAULT and m.topic == STORAGE_TOPIC]
+    failed = [
+        MemberState(pod, Severity.FAULT, condition.reason, condition.message)
+        for pod, observation in facts.observations if observation is not None
+        for condition in observation.report.conditions if condition.type == STORAGE_TOPIC
+    ]  # fmt: skip
     if failed:
         return "False", failed[0].reason, summarise(failed, len(facts.injected))
     reported = [pod for pod, observation in facts.observations if observation is not None]

@@ -30,13 +30,12 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class MemberState:
-    """What a person should know of one pod. `topic` is the condition that the fault belongs to."""
+    """What a person should know of one pod."""
 
     pod: PodView
     severity: Severity
     reason: str = ""
     message: str = ""
-    topic: str = "Degraded"
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def decide_member(pod: PodView, observation: Observation | None, revision: str, 
         return MemberState(pod, Severity.FAULT, pod.waiting, "the kubelet cannot start the sidecar")
     if observation is not None and observation.report.conditions:
         first = observation.report.conditions[0]
-        return MemberState(pod, Severity.FAULT, first.reason, first.message, first.type)
+        return MemberState(pod, Severity.FAULT, first.reason, first.message)
     if _is_unreachable(pod, observation, now):
         return MemberState(pod, Severity.FAULT, Reason.SIDECAR_UNREACHABLE, "the sidecar has not answered for a minute")
     if _engine_never_attached(pod, observation, now):

@@ -1,0 +1,83 @@
+"""The webhook's certificates: a TLS client that trusts the bundle believes the leaf, at every moment of a rotation."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from spillway_operator.controller.certificates import (
+    CA_LIFE,
+    CA_OVERLAP,
+    LEAF_LIFE,
+    Authority,
+    Pair,
+    leaf_serves,
+    make_ca,
+    make_leaf,
+    renew_authority,
+)
+
+NAMES = ("spillway-webhook.spillway-system.svc",)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+def shake_hands(authority: Authority, leaf: Pair, name: str, folder: Path) -> None:
+    """A whole TLS handshake in memory. Raises ssl.SSLError where the client does not believe the server."""
+    (folder / "tls.crt").write_bytes(leaf.certificate)
+    (folder / "tls.key").write_bytes(leaf.key)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    client_context = ssl.create_default_context(cadata=authority.bundle.decode())
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+
+
+def test_the_api_server_can_believe_the_leaf(tmp_path: Path) -> None:
+    authority = renew_authority(None, NOW)
+    leaf = make_leaf(authority.signer(NOW), NAMES, NOW)
+    shake_hands(authority, leaf, NAMES[0], tmp_path)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(authority, leaf, "other.spillway-system.svc", tmp_path)
+
+
+def test_a_fresh_authority_and_leaf_are_left_alone() -> None:
+    authority = renew_authority(None, NOW)
+    assert renew_authority(authority, NOW + CA_LIFE / 2) is authority
+    leaf = make_leaf(authority.signer(NOW), NAMES, NOW)
+    assert leaf_serves(leaf, authority.pairs[0], NAMES, NOW + LEAF_LIFE / 2)
+
+
+@pytest.mark.parametrize("problem", ["old", "other authority", "other name", "absent"])
+def test_a_leaf_that_does_not_serve_is_told(problem: str) -> None:
+    ca = make_ca(NOW)
+    leaf: Pair | None = make_leaf(make_ca(NOW) if problem == "other authority" else ca, NAMES, NOW)
+    names = ("another.svc",) if problem == "other name" else NAMES
+    now = NOW + LEAF_LIFE * 3 / 4 if problem == "old" else NOW
+    assert not leaf_serves(None if problem == "absent" else leaf, ca, names, now)
+
+
+def test_a_new_authority_is_trusted_before_it_signs(tmp_path: Path) -> None:
+    old = Authority((make_ca(NOW - CA_LIFE * 3 / 4),))
+    old_leaf = make_leaf(old.pairs[0], NAMES, NOW)
+    renewed = renew_authority(old, NOW)
+    assert len(renewed.pairs) == 2
+    assert renewed.signer(NOW) == old.pairs[0], "no client may know the new one yet"
+    later = NOW + CA_OVERLAP + timedelta(minutes=1)
+    assert renewed.signer(later) == renewed.pairs[1]
+    shake_hands(renewed, old_leaf, NAMES[0], tmp_path)
+    shake_hands(renewed, make_leaf(renewed.signer(later), NAMES, NOW), NAMES[0], tmp_path)
+
+
+def test_an_expired_authority_goes() -> None:
+    old = Authority((make_ca(NOW - CA_LIFE - timedelta(days=1)),))
+    renewed = renew_authority(old, NOW)
+    assert len(renewed.pairs) == 1
+    assert renewed.pairs != old.pairs

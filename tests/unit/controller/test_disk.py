@@ -1,0 +1,49 @@
+"""Which nodes hold data, and what is written to keep or drop the finalizer."""
+
+from __future__ import annotations
+
+import pytest
+from controller_builders import POOL_UID, host_path_spec, make_pod, make_pool
+from spillway_operator.api import KVCachePool
+from spillway_operator.controller.disk import (
+    FINALIZER,
+    build_finalizer_manifest,
+    decide_disk_nodes,
+    host_path_of,
+    is_abandoned,
+    wants_finalizer,
+)
+
+
+def make_host_path_pool(*nodes: str) -> KVCachePool:
+    return make_pool(spec=host_path_spec(), status={"disk": {"nodes": list(nodes)}})
+
+
+def test_nodes_are_those_recorded_and_those_of_injected_pods() -> None:
+    pods = [make_pod("a"), make_pod("b", injected=False)]
+    assert decide_disk_nodes(make_host_path_pool("gone-node"), pods) == ["gone-node", "node-1"]
+
+
+def test_a_pool_without_host_path_records_no_node() -> None:
+    pool = make_pool()
+    assert decide_disk_nodes(pool, [make_pod("a")]) == []
+    assert not wants_finalizer(pool, [])
+
+
+def test_a_pool_that_left_host_path_still_owes_the_cleanup() -> None:
+    pool = make_pool(status={"disk": {"nodes": ["node-1"]}})
+    assert host_path_of(pool) is None
+    assert wants_finalizer(pool, decide_disk_nodes(pool, []))
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_the_finalizer_is_ours_alone_and_cannot_create_a_pool(present: bool) -> None:
+    manifest = build_finalizer_manifest(make_pool().metadata, present=present)
+    assert manifest["metadata"].get("finalizers", []) == ([FINALIZER] if present else [])
+    assert manifest["metadata"]["uid"] == POOL_UID
+    assert "spec" not in manifest
+
+
+@pytest.mark.parametrize(("value", "abandoned"), [("true", True), ("false", False), ("yes", False)])
+def test_only_true_abandons_the_disk(value: str, abandoned: bool) -> None:
+    assert is_abandoned(make_pool(metadata={"annotations": {"spillway.dev/abandon-disk": value}}).metadata) is abandoned
