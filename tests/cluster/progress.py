@@ -11,6 +11,8 @@ from typing import Final
 
 _STARTED: Final = time.monotonic()
 _REMINDER_SECONDS: Final = 15.0
+# Steps under way, the innermost last.
+_running: list[str] = []
 
 
 def say(text: str) -> None:
@@ -24,10 +26,13 @@ def step(what: str) -> Iterator[None]:
     say(f"{what} ...")
     started = time.monotonic()
     finished = threading.Event()
+    _running.append(what)
 
     def remind() -> None:
         while not finished.wait(_REMINDER_SECONDS):
-            say(f"{what}: still at it after {time.monotonic() - started:.0f} s")
+            # A step inside this one speaks for both.
+            if _running[-1] == what:
+                say(f"{what}: still at it after {time.monotonic() - started:.0f} s")
 
     reminder = threading.Thread(target=remind, daemon=True)
     reminder.start()
@@ -36,4 +41,5 @@ def step(what: str) -> Iterator[None]:
     finally:
         finished.set()
         reminder.join()
+        _running.remove(what)
     say(f"{what}: {time.monotonic() - started:.1f} s")

@@ -17,10 +17,10 @@ class Kube:
     """One admin connection. Objects are plain dicts, as in the YAML that a person writes."""
 
     def __init__(self, kubeconfig: str) -> None:
-        config.load_kube_config(kubeconfig)
+        config.load_kube_config(kubeconfig)  # type: ignore[no-untyped-call]
         self.api = client.ApiClient()
         self.core = client.CoreV1Api(self.api)
-        self.dynamic = dynamic.DynamicClient(self.api)
+        self.dynamic = dynamic.DynamicClient(self.api)  # type: ignore[no-untyped-call]
 
     def _resource(self, api_version: str, kind: str) -> Any:
         return self.dynamic.resources.get(api_version=api_version, kind=kind)
@@ -28,7 +28,7 @@ class Kube:
     def apply(self, *manifests: Manifest) -> None:
         """Server-side apply, in order."""
         for manifest in manifests:
-            self.dynamic.server_side_apply(
+            self.dynamic.server_side_apply(  # type: ignore[no-untyped-call]
                 self._resource(manifest["apiVersion"], manifest["kind"]),
                 body=manifest,
                 name=manifest["metadata"]["name"],
