@@ -1,6 +1,8 @@
-"""The Rust core: `Plane` for the sidecar, `Attachment` for the engine. One call is one batch; no payload byte becomes a Python object.
+"""The Rust core: `Plane` for the sidecar, `Attachment` for the engine. One call is one batch; no payload byte becomes
+a Python object.
 
-Keys: an engine's key is 36 bytes (32-byte block hash, 4-byte big-endian group index); the index knows a chunk by its 16-byte `key16`,
+Keys: an engine's key is 36 bytes (32-byte block hash, 4-byte big-endian group index); the index knows a chunk by its
+16-byte `key16`,
 which also covers the fingerprint. Slots are int32, native byte order: byte offset in the arena / 4096.
 Source of every layout: docs/formats.md.
 """
@@ -61,7 +63,8 @@ EV_SCANNED: Final[int]  # key16, class, stride, generation: found on NVMe after 
 EV_SCAN_DONE: Final[int]  # chunks found, slots in fault, 0
 EV_QUARANTINED: Final[int]  # key16 (b"" if unknown), outcome code, tier bit, 0
 EV_NVME_STATE: Final[int]  # NVME_* state, 0, 0; the reason is in stats()["nvme"]
-EV_ADOPTED: Final[int]  # key16, class, tier bits, last_use: survived in the index; given once after open, least recent first
+# key16, class, tier bits, last_use: survived in the index; given once after open, least recent first
+EV_ADOPTED: Final[int]
 EV_ENGINE_REFUSED: Final[int]  # tag, REFUSED_* reason, 0
 
 TIER_DRAM: Final[int]  # 1, bit
@@ -86,6 +89,7 @@ REFUSED_ABI: Final[int]  # 1
 REFUSED_GEOMETRY: Final[int]  # 2: a slot would be empty or larger than 64 MiB, or ranks disagree with the header
 REFUSED_FAULT: Final[int]  # 3: its control file was truncated
 REFUSED_TABLE_FULL: Final[int]  # 4: more than 64 incarnations, or more than 64 strides
+REFUSED_STALE: Final[int]  # 5: it was attached to an index or an arena that was replaced
 
 class CoreError(Exception):
     """What the core raises; the message names the object, the value seen and what to do."""
@@ -107,7 +111,8 @@ class PlaneBusy(PlaneError):
 
 @final
 class NvmeOptions:
-    """What the NVMe tier shall be. direct: "auto" falls back to buffered with a visible condition, "required" turns the tier off instead, "off" is buffered."""
+    """What the NVMe tier shall be. direct: "auto" falls back to buffered with a visible condition, "required" turns
+    the tier off instead, "off" is buffered."""
 
     def __init__(
         self,
@@ -135,17 +140,19 @@ class Plane:
         lock_wait_seconds: float = 5.0,
         foreign_read_quarantine_seconds: float = 60.0,
         dead_grace_seconds: float = 2.0,
-        prefault: bool = True,
     ) -> Plane:
         """Map the surviving files under root or make new ones; never blocks on NVMe's scan nor on the pre-fault.
 
-        index_bytes is an upper bound. An NVMe tier that cannot be opened does not raise: report()["nvme"] says why and DRAM serves.
+        index_bytes is an upper bound. An NVMe tier that cannot be opened does not raise: report()["nvme"] says why
+        and DRAM serves.
         Raises PlaneBusy, PlaneError.
         """
 
     def report(self) -> dict[str, object]:
-        """What open found: abi, adopted (bool), reason (why not), arena_bytes_asked, arena_bytes, entries (capacity), adopted_chunks, repaired_entries,
-        quarantined_slots, requeued_slots, engines_kept, and nvme: {state, reason, message, slot_number, direct, adopted, rung, store_id, capacity_bytes}."""
+        """What open found: abi, adopted (bool), reason (why not), arena_bytes_asked, arena_bytes, entries (capacity),
+        adopted_chunks, repaired_entries,
+        quarantined_slots, requeued_slots, engines_kept, and nvme: {state, reason, message, slot_number, direct,
+        adopted, rung, store_id, capacity_bytes}."""
 
     def poll(self, timeout_ms: int, max_events: int = 1024) -> list[tuple[int, bytes, int, int, int]]:
         """Do the plane's work, wait at most timeout_ms for more, return events in order.
@@ -157,12 +164,14 @@ class Plane:
         """Lease up to count free slots to an engine; the number granted."""
 
     def evict_dram(self, keys: list[bytes]) -> int:
-        """Unlink chunks from DRAM (a copy on NVMe stays); the number accepted. EV_FREED follows once no reader can hold the slot.
+        """Unlink chunks from DRAM (a copy on NVMe stays); the number accepted. EV_FREED follows once no reader can
+        hold the slot.
 
         Refused: unknown, not in DRAM, being written to NVMe."""
 
     def evict_nvme(self, keys: list[bytes]) -> int:
-        """Forget chunks on NVMe (a copy in DRAM stays); the number accepted. Refused: unknown, not there, being read or written."""
+        """Forget chunks on NVMe (a copy in DRAM stays); the number accepted. Refused: unknown, not there, being read
+        or written."""
 
     def write(self, keys: list[bytes]) -> list[bool]:
         """Start writing chunks DRAM -> NVMe; EV_WRITTEN follows for each True.
@@ -170,7 +179,8 @@ class Plane:
         False: not in DRAM, already there or on its way, no NVMe slot of its class free, tier not usable."""
 
     def read(self, keys: list[bytes]) -> list[bool]:
-        """Start promoting chunks NVMe -> DRAM; EV_READ follows for each True (a key already on its way is True again, with one event).
+        """Start promoting chunks NVMe -> DRAM; EV_READ follows for each True (a key already on its way is True again,
+        with one event).
 
         False: no free DRAM slot, already in DRAM, gone, tier not usable."""
 
@@ -192,30 +202,38 @@ class Plane:
     def stats(self) -> dict[str, object]:
         """Counters since open and gauges:
 
-        hop_bytes {engine_to_arena, arena_to_engine, arena_to_nvme, nvme_to_arena} (payload only), overhead_bytes (same keys: headers and padding),
-        tiers {dram: {chunks, bytes, capacity_bytes, slots_free, slots_total}, nvme: {...}}, quarantined {outcome name: n}, invalid_ops {name: n},
-        index_full, leases_out, pinned_slots, open_tickets, oldest_ticket_seconds, recycling_slots, quarantined_slots, reads_in_flight, writes_in_flight,
+        hop_bytes {engine_to_arena, arena_to_engine, arena_to_nvme, nvme_to_arena} (payload only), overhead_bytes
+        (same keys: headers and padding),
+        tiers {dram: {chunks, bytes, capacity_bytes, slots_free, slots_total}, nvme: {...}}, quarantined {outcome
+        name: n}, invalid_ops {name: n},
+        index_full, leases_out, pinned_slots, open_tickets, oldest_ticket_seconds, recycling_slots, quarantined_slots,
+        reads_in_flight, writes_in_flight,
         io_errors, faulted_bytes, arena_poisoned, duplicates, nvme {state, reason, direct, rung, scan_done},
-        engines [{tag, incarnation, state, ranks, groups, ready, alive, leases, tickets, ring_depth, fingerprint, counters {name: n}}].
+        engines [{tag, incarnation, state, ranks, groups, ready, alive, leases, tickets, ring_depth, fingerprint,
+        counters {name: n}}].
         """
 
     def flush(self, deadline_seconds: float) -> int:
-        """Wait for writes in flight and make them durable; the number that did not end in time. Releases the GIL. Events go on to the next poll."""
+        """Wait for writes in flight and make them durable; the number that did not end in time. Releases the GIL.
+        Events go on to the next poll."""
 
     def close(self) -> None:
         """Stop workers and unmap. Shared memory stays for the successor."""
 
 @final
 class Attachment:
-    """The engine's side, one per role and process; several in one process share one descriptor of the control file. Never blocks.
+    """The engine's side, one per role and process; several in one process share one descriptor of the control file.
+    Never blocks.
 
     Apart from the constructor only ValueError is raised, for arguments of the wrong size.
     """
 
     def __init__(self, root: str, incarnation: bytes, n_ranks: int, n_groups: int, rank: int) -> None:
-        """rank -1 is the scheduler. The first process of an incarnation makes its control file. incarnation: 16 random bytes, never reused.
+        """rank -1 is the scheduler. The first process of an incarnation makes its control file. incarnation: 16
+        random bytes, never reused.
 
-        Raises SidecarAbsent when R/run is missing, AbiMismatch, AttachError (also when the role is taken by another process)."""
+        Raises SidecarAbsent when R/run is missing, AbiMismatch, AttachError (also when the role is taken by another
+        process)."""
 
     def try_map(self) -> bool:
         """Map the index once the sidecar made it. False: not yet, ask again; cheap when mapped."""
@@ -224,7 +242,8 @@ class Attachment:
         """A rank says its bytes per chunk, one figure per group; 0: this rank holds nothing of the group."""
 
     def geometry(self) -> list[tuple[int, int, list[tuple[int, int]]]] | None:
-        """Per group (stride, payload_bytes, [(offset from the slot's start, bytes) per rank]); None until every rank declared and the sidecar answered.
+        """Per group (stride, payload_bytes, [(offset from the slot's start, bytes) per rank]); None until every rank
+        declared and the sidecar answered.
 
         A group without bytes is (0, 0, [(0, 0), ...])."""
 
@@ -235,7 +254,8 @@ class Attachment:
         """The sidecar's number for this incarnation; -1 until accepted."""
 
     def set_fingerprint(self, fingerprint: bytes) -> bool:
-        """32 bytes; every later key is under it. False: ring full, ask again (until True the old one stays in force, none: all MISS)."""
+        """32 bytes; every later key is under it. False: ring full, ask again (until True the old one stays in force,
+        none: all MISS)."""
 
     def begin_step(self) -> None:
         """From here to end_step no slot that a lookup answers HIT for is recycled."""
@@ -244,15 +264,18 @@ class Attachment:
         """The engine is quiescent: only leased slots and those in tickets may be touched."""
 
     def lookup(self, keys: bytes) -> bytes:
-        """n x 36 bytes -> n bytes of MISS, HIT or NVME. Begins the step if none is open. All MISS while not mapped, not ready or without fingerprint.
+        """n x 36 bytes -> n bytes of MISS, HIT or NVME. Begins the step if none is open. All MISS while not mapped,
+        not ready or without fingerprint.
 
         NVME needs a live sidecar and an open tier."""
 
     def promote(self, keys: bytes, groups: int | bytes, deadline_ms: int) -> int:
-        """Ask for NVMe chunks in DRAM; how many leading keys fitted in the ring. groups: one group for all, or one byte per key."""
+        """Ask for NVMe chunks in DRAM; how many leading keys fitted in the ring. groups: one group for all, or one
+        byte per key."""
 
     def take_ticket(self, keys: bytes) -> tuple[int, bytes] | None:
-        """Pin the slots of keys that are HIT now: (ticket id, int32 slots). None: not inside a step, a key is no HIT, or no ticket is free.
+        """Pin the slots of keys that are HIT now: (ticket id, int32 slots). None: not inside a step, a key is no HIT,
+        or no ticket is free.
 
         At most MAX_TICKET_SLOTS keys (ValueError). Every rank must ack it; then the sidecar releases the pins."""
 
@@ -289,10 +312,10 @@ class Attachment:
         """Arena bytes, from its start, that are backed by memory charged to the sidecar."""
 
     def ack(self, ticket: int) -> None:
-        """This rank's copy of the ticket's slots is done. Also the scheduler's when n_ranks is 0."""
+        """This rank's copy of the ticket's slots is done."""
 
     def count(self, counter: int, n: int) -> None:
-        """Add n to a COUNT_* counter. The scheduler's process only."""
+        """Add n to a COUNT_* counter; the core itself counts nothing here, as a repeated lookup is no new one."""
 
     def close(self) -> None:
         """Give the role back; other attachments of this process stay."""

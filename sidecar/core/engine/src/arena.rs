@@ -118,8 +118,15 @@ pub fn usable_bytes(bytes: u64) -> u64 {
 
 /// Open the arena file, made at its full (sparse) size if it is missing.
 pub fn open_file(path: &Path, bytes: u64) -> Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o666).open(path).map_err(|e| CoreError::io("open", path, e))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW)
+        .mode(0o666)
+        .open(path)
+        .map_err(|e| CoreError::io("open", path, e))?;
     rustix::fs::fchmod(&file, 0o666.into()).map_err(|e| CoreError::io("fchmod", path, e))?;
     let len = file.metadata().map_err(|e| CoreError::io("stat", path, e))?.len();
     if len != bytes {
@@ -193,8 +200,8 @@ impl Arena {
         owner == Some(class) && within.is_multiple_of(stride) && within + stride <= EXTENT_BYTES
     }
 
-    /// Rebuild from the tables: every slot of every assigned extent is shown to `visit`, which answers whether it is free.
-    pub fn rebuild(&mut self, index: &Index, mut visit: impl FnMut(u32, Slot) -> bool) {
+    /// Rebuild from the tables: every slot of every assigned extent is shown to `visit` with its class. None is free until put back.
+    pub fn rebuild(&mut self, index: &Index, mut visit: impl FnMut(u32, u8, Slot)) {
         for at in 0..self.extents.len() {
             let class = match index.extents()[at].load(Ordering::Relaxed) {
                 0 => continue,
@@ -207,9 +214,7 @@ impl Arena {
             }
             self.adopt_extent(at, class, stride);
             for slot in slots_of(at, stride) {
-                if visit(slot, Slot::load(index.slot(slot))) {
-                    self.put_back(slot);
-                }
+                visit(slot, class, Slot::load(index.slot(slot)));
             }
         }
     }
@@ -297,14 +302,7 @@ fn slots_of(extent: usize, stride: u64) -> impl DoubleEndedIterator<Item = u32> 
     (0..EXTENT_BYTES / stride).map(move |at| (first + at * (stride / PAGE_BYTES)) as u32)
 }
 
-fn start_prefault(
-    file: File,
-    path: &Path,
-    from: u64,
-    to: u64,
-    faulted: &Arc<AtomicU64>,
-    fault_errno: &Arc<AtomicI32>,
-) -> Result<Prefault> {
+fn start_prefault(file: File, path: &Path, from: u64, to: u64, faulted: &Arc<AtomicU64>, fault_errno: &Arc<AtomicI32>) -> Result<Prefault> {
     let stop = Arc::new(AtomicBool::new(false));
     let (seen_stop, faulted, fault_errno) = (stop.clone(), faulted.clone(), fault_errno.clone());
     let run = move || {

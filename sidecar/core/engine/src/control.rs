@@ -33,6 +33,8 @@ pub const REFUSED_GEOMETRY: u32 = 2;
 pub const REFUSED_FAULT: u32 = 3;
 /// [`CtlHeader::refused_reason`]: no tag or no slot class is left.
 pub const REFUSED_TABLE_FULL: u32 = 4;
+/// [`CtlHeader::refused_reason`]: it was attached to an index or an arena that was replaced.
+pub const REFUSED_STALE: u32 = 5;
 
 /// A mapped control file. The descriptor stays open as long as this lives: closing it would drop this process's locks on it.
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Ctl {
 
     /// Map an existing file. The sidecar calls this on files that engines made, so size and magic are checked, nothing else is believed.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| match e.kind() {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => CoreError::Absent { path: path.to_owned(), source: e },
             _ => CoreError::io("open", path, e),
         })?;

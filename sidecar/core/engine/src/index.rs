@@ -37,7 +37,9 @@ impl IndexShape {
         let room = index_bytes.saturating_sub(fixed) / size_of::<Entry>() as u64;
         if room < Self::MIN_ENTRIES {
             let least = fixed + Self::MIN_ENTRIES * size_of::<Entry>() as u64;
-            return Err(CoreError::invalid(format!("index_bytes is {index_bytes}, an arena of {arena_bytes} bytes needs at least {least}")));
+            return Err(CoreError::invalid(format!(
+                "index_bytes is {index_bytes}, an arena of {arena_bytes} bytes needs at least {least}"
+            )));
         }
         Ok(Self { arena_bytes, entry_count: 1 << room.ilog2() })
     }
@@ -120,12 +122,17 @@ impl Index {
         let map = SharedMap::new(file.as_fd(), len as usize, writable).map_err(|e| CoreError::io("mmap", path, e))?;
         let (magic, abi, shape, file_bytes) = {
             let header: &IndexHeader = map.cell(0);
-            let shape =
-                IndexShape { arena_bytes: header.arena_bytes.load(Ordering::Relaxed), entry_count: header.entry_count.load(Ordering::Relaxed) };
+            let shape = IndexShape {
+                arena_bytes: header.arena_bytes.load(Ordering::Relaxed),
+                entry_count: header.entry_count.load(Ordering::Relaxed),
+            };
             (header.magic.load(Ordering::Acquire), header.abi.load(Ordering::Relaxed), shape, header.file_bytes.load(Ordering::Relaxed))
         };
         if magic != INDEX_MAGIC {
-            return Err(CoreError::invalid(format!("{}: no index or a retired one; the sidecar makes a new one at its start", path.display())));
+            return Err(CoreError::invalid(format!(
+                "{}: no index or a retired one; the sidecar makes a new one at its start",
+                path.display()
+            )));
         }
         if abi != ABI {
             return Err(CoreError::Abi { path: path.to_owned(), seen: abi, want: ABI });

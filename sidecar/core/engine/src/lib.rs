@@ -48,6 +48,8 @@ pub mod map;
 #[allow(unsafe_code)]
 pub mod nvme;
 #[cfg(not(loom))]
+pub mod plane;
+#[cfg(not(loom))]
 pub mod ring;
 
 /// The version of this crate, stated once in the workspace.

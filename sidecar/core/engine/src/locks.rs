@@ -8,7 +8,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 fn lock_of(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
-    libc::flock { l_type: kind as libc::c_short, l_whence: libc::SEEK_SET as libc::c_short, l_start: start as i64, l_len: len as i64, l_pid: 0 }
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start as i64,
+        l_len: len as i64,
+        l_pid: 0,
+    }
 }
 
 fn fcntl(fd: BorrowedFd<'_>, command: libc::c_int, lock: &mut libc::flock) -> io::Result<()> {

@@ -1,0 +1,279 @@
+//! One attached incarnation as the sidecar sees it. Everything read from its control file is copied and judged here.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use crate::clock;
+use crate::control::{Ctl, Incarnation, STATE_ACCEPTED, STATE_REFUSED, load_id};
+use crate::guard::GuardedRange;
+use crate::key::KeyMap;
+use crate::layout::*;
+use crate::ring::Op;
+
+/// What one group's chunks look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Slot class.
+    pub class: u8,
+    /// Bytes from slot to slot.
+    pub stride: u64,
+    /// Bytes of a full chunk.
+    pub payload: u64,
+}
+
+/// Why an incarnation's geometry was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal(pub u32);
+
+/// The sidecar's record of an incarnation.
+#[derive(Debug)]
+pub struct Engine {
+    pub tag: u8,
+    pub id: Incarnation,
+    pub ctl: Ctl,
+    pub guard: GuardedRange,
+    pub n_ranks: usize,
+    pub n_groups: usize,
+    pub refused: bool,
+    pub ready: bool,
+    /// A group without bytes is None.
+    pub groups: Vec<Option<Group>>,
+    pub keys: Option<KeyMap>,
+    /// Ours alone; the copy in shared memory is for the engine and for a successor.
+    pub tail: u64,
+    pub grant_heads: [u64; MAX_GROUPS],
+    pub grant_tails: [u64; MAX_GROUPS],
+    pub missed: [u32; MAX_GROUPS],
+    pub leases: HashSet<u32>,
+    /// Open tickets: when each was first seen, nanoseconds.
+    pub tickets: HashMap<u64, u64>,
+    /// Since when no process holds a lock byte, nanoseconds.
+    pub free_since: Option<u64>,
+}
+
+impl Engine {
+    pub fn new(tag: u8, id: Incarnation, ctl: Ctl, guard: GuardedRange, shape: (usize, usize)) -> Self {
+        let (n_ranks, n_groups) = shape;
+        let mut engine = Self {
+            tag,
+            id,
+            ctl,
+            guard,
+            n_ranks,
+            n_groups,
+            refused: false,
+            ready: false,
+            groups: vec![None; n_groups],
+            keys: None,
+            tail: 0,
+            grant_heads: [0; MAX_GROUPS],
+            grant_tails: [0; MAX_GROUPS],
+            missed: [0; MAX_GROUPS],
+            leases: HashSet::new(),
+            tickets: HashMap::new(),
+            free_since: None,
+        };
+        engine.resume();
+        engine
+    }
+
+    /// Take up the rings where a predecessor left them.
+    fn resume(&mut self) {
+        self.tail = self.ctl.ring().tail.load(Ordering::Relaxed);
+        for group in 0..MAX_GROUPS {
+            let ring = self.ctl.grant_ring(group);
+            self.grant_heads[group] = ring.head.load(Ordering::Relaxed);
+            self.grant_tails[group] = ring.tail.load(Ordering::Relaxed);
+            self.missed[group] = self.ctl.header().lease_missed[group].load(Ordering::Relaxed);
+        }
+    }
+
+    /// (ranks, groups) of a control file, if they are possible.
+    pub fn shape_of(ctl: &Ctl) -> Option<(usize, usize)> {
+        let n_ranks = ctl.header().n_ranks.load(Ordering::Relaxed) as usize;
+        let n_groups = ctl.header().n_groups.load(Ordering::Relaxed) as usize;
+        ((1..=MAX_RANKS).contains(&n_ranks) && (1..=MAX_GROUPS).contains(&n_groups)).then_some((n_ranks, n_groups))
+    }
+
+    /// True for a control file that says it belongs to this incarnation and speaks this ABI.
+    pub fn speaks_our_abi(ctl: &Ctl, id: &Incarnation) -> bool {
+        let header = ctl.header();
+        header.magic.load(Ordering::Acquire) == CTL_MAGIC
+            && header.abi.load(Ordering::Relaxed) == ABI
+            && load_id(&header.incarnation) == *id
+    }
+
+    /// Let the engine know that it has a tag.
+    pub fn accept(&self) {
+        let header = self.ctl.header();
+        header.tag.store(u32::from(self.tag), Ordering::Relaxed);
+        header.state.store(STATE_ACCEPTED, Ordering::SeqCst);
+    }
+
+    /// Make every later lookup of the engine MISS.
+    pub fn refuse(&mut self, reason: u32) {
+        self.refused = true;
+        mark_refused(&self.ctl, reason);
+    }
+
+    /// True once its file was truncated under us: nothing in it can be believed.
+    pub fn is_poisoned(&self) -> bool {
+        self.guard.is_poisoned()
+    }
+
+    /// Payload bytes per group once every rank has declared its slices.
+    pub fn declared(&self) -> Option<Vec<Vec<u64>>> {
+        let ranks = (0..self.n_ranks).map(|rank| self.ctl.rank(rank));
+        let all: Vec<_> = ranks.filter(|record| record.ready.load(Ordering::Acquire) == 1).collect();
+        if all.len() != self.n_ranks {
+            return None;
+        }
+        let slices_of = |group: usize| all.iter().map(|record| record.slice_bytes[group].load(Ordering::Relaxed)).collect();
+        Some((0..self.n_groups).map(slices_of).collect())
+    }
+
+    /// Tell the engine where everything lies. `slices[group][rank]` is the copy that the classes were made from.
+    pub fn publish_geometry(&mut self, slices: &[Vec<u64>], groups: Vec<Option<Group>>) {
+        let header = self.ctl.header();
+        for (group, (found, sizes)) in groups.iter().zip(slices).enumerate() {
+            let (class, payload) = found.map_or((0, 0), |found| (found.class, found.payload));
+            header.class[group].store(u32::from(class), Ordering::Relaxed);
+            header.payload_bytes[group].store(payload, Ordering::Relaxed);
+            let mut offset = PAGE_BYTES;
+            for (rank, bytes) in sizes.iter().enumerate() {
+                self.ctl.rank(rank).offset[group].store(offset, Ordering::Relaxed);
+                offset += bytes;
+            }
+        }
+        header.geometry_ready.store(1, Ordering::Release);
+        self.groups = groups;
+        self.ready = true;
+    }
+
+    /// The geometry that a predecessor published, if the class table still bears it out.
+    pub fn recall_geometry(&mut self, stride_of_class: impl Fn(u8) -> u64) -> Result<(), Refusal> {
+        let header = self.ctl.header();
+        if header.geometry_ready.load(Ordering::Acquire) != 1 {
+            return Ok(());
+        }
+        let recall = |group: usize| {
+            let payload = header.payload_bytes[group].load(Ordering::Relaxed);
+            let class = header.class[group].load(Ordering::Relaxed).min(u32::from(u8::MAX)) as u8;
+            match stride_of(payload) {
+                None if payload == 0 => Ok(None),
+                Some(stride) if stride == stride_of_class(class) => Ok(Some(Group { class, stride, payload })),
+                _ => Err(Refusal(crate::control::REFUSED_FAULT)),
+            }
+        };
+        self.groups = (0..self.n_groups).map(recall).collect::<Result<_, _>>()?;
+        self.ready = true;
+        Ok(())
+    }
+
+    /// The next operation, copied; None when the ring is empty. Err: head and tail cannot both be right; the ring was emptied.
+    pub fn next_op(&mut self) -> Result<Option<Op>, ()> {
+        let head = self.ctl.ring().head.load(Ordering::Acquire);
+        match head.wrapping_sub(self.tail) {
+            0 => Ok(None),
+            waiting if waiting <= RING_OPS as u64 => Ok(Some(Op::load(self.ctl.op(self.tail)))),
+            _ => {
+                self.tail = head;
+                self.ctl.ring().tail.store(head, Ordering::Release);
+                Err(())
+            }
+        }
+    }
+
+    /// The operation at the tail took effect.
+    pub fn op_done(&mut self) {
+        self.tail = self.tail.wrapping_add(1);
+        self.ctl.ring().tail.store(self.tail, Ordering::Release);
+    }
+
+    /// Operations waiting.
+    pub fn ring_depth(&self) -> u64 {
+        self.ctl.ring().head.load(Ordering::Relaxed).wrapping_sub(self.tail).min(RING_OPS as u64)
+    }
+
+    /// Room in a group's grant ring, by the tail that the engine shows.
+    pub fn grant_room(&self, group: usize) -> u64 {
+        let tail = self.ctl.grant_ring(group).tail.load(Ordering::Acquire);
+        (GRANT_SLOTS as u64).saturating_sub(self.grant_heads[group].wrapping_sub(tail))
+    }
+
+    /// Put one slot into the grant ring.
+    pub fn push_grant(&mut self, group: usize, slot: u32) {
+        let head = self.grant_heads[group];
+        self.ctl.grant_slot(group, head).store(slot, Ordering::Relaxed);
+        crate::crash::point("grant-written");
+        self.grant_heads[group] = head.wrapping_add(1);
+        self.ctl.grant_ring(group).head.store(self.grant_heads[group], Ordering::Release);
+    }
+
+    /// True when `slot` is the last one that a predecessor made visible in some grant ring.
+    pub fn was_granted_last(&self, slot: u32) -> bool {
+        (0..self.n_groups).any(|group| {
+            let head = self.grant_heads[group];
+            head > 0 && self.ctl.grant_slot(group, head - 1).load(Ordering::Relaxed) == slot
+        })
+    }
+
+    /// Slots taken plus slots missed since the last call, per group with any.
+    pub fn wanted(&mut self) -> Vec<(usize, u64)> {
+        let mut wanted = Vec::new();
+        for group in 0..self.n_groups {
+            let tail = self.ctl.grant_ring(group).tail.load(Ordering::Acquire);
+            let missed = self.ctl.header().lease_missed[group].load(Ordering::Acquire);
+            let taken = tail.wrapping_sub(self.grant_tails[group]).min(GRANT_SLOTS as u64);
+            let sum = taken + u64::from(missed.wrapping_sub(self.missed[group])).min(GRANT_SLOTS as u64);
+            (self.grant_tails[group], self.missed[group]) = (tail, missed);
+            if sum > 0 {
+                wanted.push((group, sum));
+            }
+        }
+        wanted
+    }
+
+    /// Release the tickets that every rank has acknowledged; their slots, for the counters.
+    pub fn release_tickets(&mut self) -> Vec<u32> {
+        let mut released = Vec::new();
+        let now = clock::now_ns();
+        let mut open = HashMap::new();
+        for place in 0..MAX_TICKETS {
+            let record = self.ctl.ticket(place);
+            let id = record.id.load(Ordering::Acquire);
+            if id == 0 {
+                continue;
+            }
+            if (0..self.n_ranks).all(|rank| self.ctl.ack(rank, place).load(Ordering::Acquire) == id) {
+                released.extend(slots_of(record));
+                let _ = record.id.compare_exchange(id, 0, Ordering::AcqRel, Ordering::Relaxed);
+            } else {
+                open.insert(id, self.tickets.get(&id).copied().unwrap_or(now));
+            }
+        }
+        self.tickets = open;
+        released
+    }
+
+    /// Every slot that an open ticket names. Read after this engine passed the epoch, and never before.
+    pub fn pinned(&self, into: &mut HashSet<u32>) {
+        for place in 0..MAX_TICKETS {
+            let record = self.ctl.ticket(place);
+            if record.id.load(Ordering::Acquire) != 0 {
+                into.extend(slots_of(record));
+            }
+        }
+    }
+}
+
+/// Mark a control file, also one that never got a tag.
+pub fn mark_refused(ctl: &Ctl, reason: u32) {
+    ctl.header().refused_reason.store(reason, Ordering::Relaxed);
+    ctl.header().state.store(STATE_REFUSED, Ordering::SeqCst);
+}
+
+fn slots_of(record: &TicketRecord) -> impl Iterator<Item = u32> {
+    let count = (record.n_slots.load(Ordering::Relaxed) as usize).min(MAX_TICKET_SLOTS);
+    record.slots[..count].iter().map(|slot| slot.load(Ordering::Relaxed))
+}

@@ -1,0 +1,96 @@
+//! Eviction from DRAM: unlink now, free when no engine can hold the slot. The protocol is [`crate::epoch`]'s.
+
+use std::collections::HashSet;
+
+use crate::arena::{Slot, SlotState};
+use crate::clock;
+use crate::epoch;
+use crate::key::Key16;
+use crate::layout::NO_DRAM;
+use crate::seqlock::EntryValue;
+
+use super::Plane;
+
+impl Plane {
+    /// Unlink chunks from DRAM; the number accepted. Refused: unknown, not in DRAM, being written to NVMe.
+    pub fn evict_dram(&mut self, keys: &[Key16]) -> usize {
+        let accepted = keys.iter().filter(|key| self.unlink_dram(**key)).count();
+        self.seal_unlinked();
+        accepted
+    }
+
+    fn unlink_dram(&mut self, key: Key16) -> bool {
+        match self.index.find(key) {
+            Some((place, value)) if value.dram_slot != NO_DRAM && !self.tier.is_writing(key) => {
+                self.unlink_entry(place, &value);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The entry first: a VALID slot that no entry names is recycled by a successor, an entry that names a recycled slot would be wrong bytes.
+    pub(super) fn unlink_entry(&mut self, place: u64, value: &EntryValue) {
+        self.change_entry(place, value, &EntryValue { dram_slot: NO_DRAM, ..*value });
+        crate::crash::point("unlinked");
+        self.mark(value.dram_slot, SlotState::Recycling, 0, value.class);
+        self.unlinked.push(value.dram_slot);
+    }
+
+    /// Put everything unlinked so far under one new epoch.
+    pub(super) fn seal_unlinked(&mut self) {
+        if self.unlinked.is_empty() {
+            return;
+        }
+        let epoch = epoch::advance(&self.index.header().global_epoch);
+        self.waiting.extend(self.unlinked.drain(..).map(|slot| (slot, epoch)));
+    }
+
+    /// Free what every engine has passed and no ticket holds.
+    pub(super) fn recycle(&mut self) {
+        self.seal_unlinked();
+        while let Some((slot, epoch)) = self.waiting.front().copied() {
+            if !self.all_passed(epoch) {
+                break;
+            }
+            self.waiting.pop_front();
+            self.quiesced.push(slot);
+        }
+        if self.quiesced.is_empty() {
+            return;
+        }
+        let pinned = self.pinned_slots();
+        for slot in std::mem::take(&mut self.quiesced) {
+            match pinned.contains(&slot) {
+                true => self.quiesced.push(slot),
+                false => self.free_slot(slot),
+            }
+        }
+    }
+
+    /// A refused or dying engine counts like any other until its processes are gone; one that truncated its control file cannot be asked.
+    fn all_passed(&self, epoch: u64) -> bool {
+        let mut asked = self.engines.iter().flatten().filter(|engine| !engine.is_poisoned());
+        asked.all(|engine| epoch::passed(&engine.ctl.header().active_epoch, epoch))
+    }
+
+    pub(super) fn pinned_slots(&self) -> HashSet<u32> {
+        let mut pinned = HashSet::new();
+        for engine in self.engines.iter().flatten().filter(|engine| !engine.is_poisoned()) {
+            engine.pinned(&mut pinned);
+        }
+        pinned
+    }
+
+    /// Slots into which a dead daemon's reads can no longer land are free again.
+    pub(super) fn end_quarantine(&mut self) {
+        let now = clock::now_seconds();
+        let bound = self.options.foreign_read_quarantine.as_secs_f64().ceil() as u32;
+        let over = |slot: &u32| now.saturating_sub(Slot::load(self.index.slot(*slot)).since) >= bound;
+        let done: Vec<u32> = self.quarantined.iter().copied().filter(over).collect();
+        for slot in done {
+            self.quarantined.remove(&slot);
+            self.free_slot(slot);
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! The NVMe tier under the plane: what is in flight, what a read must turn out to be, and the verification that makes a HIT.
+//!
+//! A read lands in a slot marked READING; only after header, whole key, fingerprint and checksum were verified does its entry name the slot. A
+//! chunk that fails is quarantined: its entry forgets NVMe and the header on the device is overwritten before the slot is used again.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::arena::{Arena, SlotState};
+use crate::checksum;
+use crate::clock;
+use crate::header::SlotHeader;
+use crate::key::{self, Fingerprint, Key16, Key36};
+use crate::layout::*;
+use crate::nvme::{Completion, NvmeStore};
+use crate::seqlock::{EntryValue, LIVE};
+
+use super::{Event, Hop, Kind, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
+
+/// Keys whose whole identity a PROMOTE told; older ones are forgotten and then judged by their derived key16 alone.
+const MAX_EXPECTED: usize = 1 << 16;
+
+/// What the tier is doing; the numbers are those of the index header's nvme_state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TierState {
+    /// Not configured or not usable at open.
+    #[default]
+    Off = 0,
+    /// Serving; the scan runs behind.
+    Scanning = 1,
+    /// Serving.
+    Active = 2,
+    /// The breaker is open.
+    Broken = 3,
+}
+
+#[derive(Debug)]
+struct Read {
+    key: Key16,
+    nvme_slot: u64,
+    dram_slot: u32,
+    class: u8,
+    since_ns: u64,
+}
+
+#[derive(Debug)]
+struct Write {
+    key: Key16,
+    nvme_slot: u64,
+    dram_slot: u32,
+    class: u8,
+    length: u32,
+    generation: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tier {
+    pub store: Option<NvmeStore>,
+    pub state: TierState,
+    pub reason: String,
+    pub capacity_bytes: u64,
+    pub scan_done: bool,
+    next_token: u64,
+    reads: HashMap<u64, Read>,
+    reading: HashMap<Key16, u64>,
+    writes: HashMap<u64, Write>,
+    writing: HashMap<Key16, u64>,
+    expected: HashMap<Key16, (Key36, Fingerprint)>,
+    expected_order: VecDeque<Key16>,
+    completions: Vec<Completion>,
+    scanned: (u64, u64),
+    #[cfg(feature = "swap-chunks")]
+    verified: Vec<Read>,
+}
+
+impl Tier {
+    pub fn is_usable(&self) -> bool {
+        self.store.is_some() && matches!(self.state, TierState::Scanning | TierState::Active)
+    }
+
+    pub fn capacity_bytes(&self) -> u64 {
+        if self.store.is_some() { self.capacity_bytes } else { 0 }
+    }
+
+    pub fn is_writing(&self, key: Key16) -> bool {
+        self.writing.contains_key(&key)
+    }
+
+    fn is_reading(&self, key: Key16) -> bool {
+        #[cfg(feature = "swap-chunks")]
+        if self.verified.iter().any(|read| read.key == key) {
+            return true;
+        }
+        self.reading.contains_key(&key)
+    }
+
+    pub fn reads_in_flight(&self) -> usize {
+        self.reads.len()
+    }
+
+    pub fn writes_in_flight(&self) -> usize {
+        self.writes.len()
+    }
+
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.store.as_ref().map(NvmeStore::event_fd)
+    }
+
+    pub fn wait(&self, timeout: Duration) {
+        let Some(fd) = self.event_fd() else { return };
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        // A signal or an error only means an early look.
+        let _ = poll(&mut [PollFd::new(&fd.as_fd(), PollFlags::IN)], Some(&timeout));
+    }
+
+    pub fn sync(&mut self, deadline: Duration) {
+        if let Some(store) = &mut self.store {
+            store.sync(deadline);
+        }
+    }
+
+    /// Remember what a promoted chunk must be.
+    pub fn expect(&mut self, key: Key16, whole: Key36, fingerprint: Fingerprint) {
+        if self.expected.insert(key, (whole, fingerprint)).is_none() {
+            self.expected_order.push_back(key);
+        }
+        if self.expected_order.len() > MAX_EXPECTED
+            && let Some(oldest) = self.expected_order.pop_front()
+        {
+            self.expected.remove(&oldest);
+        }
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+}
+
+impl Plane {
+    /// (free, total) NVMe slots of a class.
+    pub fn nvme_slots(&self, class: u8) -> (u64, u64) {
+        match (&self.tier.store, self.stride_of_class(class)) {
+            (Some(store), stride) if stride > 0 => store.usage(stride),
+            _ => (0, 0),
+        }
+    }
+
+    /// State and reason of the NVMe tier.
+    pub fn nvme_state(&self) -> (TierState, &str) {
+        (self.tier.state, &self.tier.reason)
+    }
+
+    /// True once every slot of the store is known.
+    pub fn is_scan_done(&self) -> bool {
+        self.tier.scan_done
+    }
+
+    /// Start promoting chunks; one answer per key.
+    pub fn read(&mut self, keys: &[Key16]) -> Vec<bool> {
+        keys.iter().map(|key| self.tier.is_reading(*key) || self.start_read(*key).is_some()).collect()
+    }
+
+    fn start_read(&mut self, key: Key16) -> Option<()> {
+        let (_, value) = self.index.find(key)?;
+        let wanted = value.dram_slot == NO_DRAM && value.nvme_slot != NO_NVME;
+        if !wanted || !self.tier.is_usable() || self.withdrawn {
+            return None;
+        }
+        let stride = self.stride_of_class(value.class);
+        let slot = self.arena.take(&self.index, value.class, stride)?;
+        // Marked before the read is submitted: should this daemon die, its successor must not reuse the slot while the read may still land.
+        self.mark(slot, SlotState::Reading, 0, value.class);
+        crate::crash::point("reading");
+        let token = self.tier.token();
+        let read = Read { key, nvme_slot: value.nvme_slot, dram_slot: slot, class: value.class, since_ns: clock::now_ns() };
+        self.tier.reads.insert(token, read);
+        self.tier.reading.insert(key, token);
+        let into = self.arena.bytes().ptr_at(Arena::offset(slot), stride as usize);
+        self.tier.store.as_mut()?.submit_read(token, value.nvme_slot, into, stride as usize);
+        Some(())
+    }
+
+    /// Start writing chunks; one answer per key.
+    pub fn write(&mut self, keys: &[Key16]) -> Vec<bool> {
+        let answers = keys.iter().map(|key| self.start_write(*key).is_some()).collect();
+        self.seal_unlinked();
+        answers
+    }
+
+    fn start_write(&mut self, key: Key16) -> Option<()> {
+        let (place, value) = self.index.find(key)?;
+        let wanted = value.dram_slot != NO_DRAM && value.nvme_slot == NO_NVME && !self.tier.is_writing(key);
+        if !wanted || !self.tier.is_usable() || self.withdrawn {
+            return None;
+        }
+        let stride = self.stride_of_class(value.class);
+        let nvme_slot = self.tier.store.as_mut()?.alloc(stride)?;
+        let mut header = match self.inspect(value.dram_slot, stride, &value, None) {
+            Ok(header) => header,
+            Err(outcome) => {
+                self.drop_damaged_dram(place, &value, nvme_slot, outcome);
+                return None;
+            }
+        };
+        (header.position, header.generation) = (nvme_slot, self.next_generation());
+        let mut page = [0; PAGE_BYTES as usize];
+        header.encode_into(&mut page);
+        self.arena.bytes().write(Arena::offset(value.dram_slot), &page);
+        let token = self.tier.token();
+        let write =
+            Write { key, nvme_slot, dram_slot: value.dram_slot, class: value.class, length: value.length, generation: header.generation };
+        self.tier.writes.insert(token, write);
+        self.tier.writing.insert(key, token);
+        let from = self.arena.bytes().ptr_at(Arena::offset(value.dram_slot), stride as usize);
+        self.tier.store.as_mut()?.submit_write(token, nvme_slot, from, stride as usize);
+        Some(())
+    }
+
+    /// An engine wrote over a published chunk: it must not reach the device, and not be served any longer.
+    fn drop_damaged_dram(&mut self, place: u64, value: &EntryValue, nvme_slot: u64, outcome: Outcome) {
+        if let Some(store) = &mut self.tier.store {
+            store.free(nvme_slot);
+        }
+        self.counters.quarantine(outcome);
+        self.emit(Event::of_key(Kind::Quarantined, key_of(value), outcome as i64, TIER_DRAM, 0));
+        self.unlink_entry(place, value);
+    }
+
+    /// Forget chunks on NVMe; the number accepted. Refused: unknown, not there, being read or written.
+    pub fn evict_nvme(&mut self, keys: &[Key16]) -> usize {
+        keys.iter().filter(|key| self.forget_nvme(**key)).count()
+    }
+
+    fn forget_nvme(&mut self, key: Key16) -> bool {
+        let Some((place, value)) = self.index.find(key) else { return false };
+        if value.nvme_slot == NO_NVME || self.tier.is_reading(key) || self.tier.is_writing(key) {
+            return false;
+        }
+        let Some(store) = &mut self.tier.store else { return false };
+        store.free(value.nvme_slot);
+        self.change_entry(place, &value, &EntryValue { nvme_slot: NO_NVME, ..value });
+        true
+    }
+
+    /// Everything that verification means: the bytes in a slot are the chunk that the entry names.
+    fn inspect(&self, slot: u32, stride: u64, value: &EntryValue, position: Option<u64>) -> Result<SlotHeader, Outcome> {
+        let bytes = self.arena.bytes();
+        let start = Arena::offset(slot);
+        let mut page = [0; PAGE_BYTES as usize];
+        bytes.read(start, &mut page);
+        let header = SlotHeader::decode(&page).map_err(|_| Outcome::CorruptHeader)?;
+        let key = key_of(value);
+        let told = self.tier.expected.get(&key);
+        let is_told = told.is_none_or(|(whole, fingerprint)| *whole == header.key && *fingerprint == header.fingerprint);
+        if !is_told || key::derive(&header.key, &header.fingerprint) != key {
+            return Err(Outcome::WrongKey);
+        }
+        if position.is_some_and(|position| position != header.position) {
+            return Err(Outcome::Misplaced);
+        }
+        if header.stride != stride || header.length != u64::from(value.length) {
+            return Err(Outcome::CorruptHeader);
+        }
+        let body = (stride - PAGE_BYTES) as usize;
+        match bytes.with_bytes(start + PAGE_BYTES as usize, body, checksum::payload) == header.payload_checksum {
+            true => Ok(header),
+            false => Err(Outcome::CorruptPayload),
+        }
+    }
+
+    /// Take what the store completed.
+    pub(super) fn serve_tier(&mut self) {
+        let Some(store) = &mut self.tier.store else { return };
+        store.sync_if_due();
+        let mut done = std::mem::take(&mut self.tier.completions);
+        store.completions(&mut done);
+        for completion in done.drain(..) {
+            self.complete(completion);
+        }
+        self.tier.completions = done;
+        #[cfg(feature = "swap-chunks")]
+        self.publish_swapped();
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Read { token, result } => self.end_read(token, result.is_ok()),
+            Completion::Written { token, result } => self.end_write(token, result.is_ok()),
+            Completion::Quarantined { result, .. } => self.counters.io_errors += u64::from(result.is_err()),
+            Completion::Scanned { slot, stride, header } => self.meet_scanned(slot, stride, &header),
+            Completion::ScanFault { .. } => self.note_scan_fault(Outcome::CorruptHeader),
+            Completion::ScanDone => self.end_scan(),
+            Completion::Breaker { reason } => self.set_tier_state(TierState::Broken, reason.to_string()),
+            Completion::BreakerClosed => {
+                let state = if self.tier.scan_done { TierState::Active } else { TierState::Scanning };
+                self.set_tier_state(state, String::new());
+            }
+        }
+    }
+
+    fn end_read(&mut self, token: u64, arrived: bool) {
+        let Some(read) = self.tier.reads.remove(&token) else { return };
+        self.tier.reading.remove(&read.key);
+        let stride = self.stride_of_class(read.class);
+        let found = self.index.find(read.key).filter(|(_, value)| value.nvme_slot == read.nvme_slot);
+        let Some((place, value)) = found else {
+            self.fail_read(&read, Outcome::Gone);
+            return;
+        };
+        self.counters.io_errors += u64::from(!arrived);
+        let verdict = if arrived { self.inspect(read.dram_slot, stride, &value, Some(read.nvme_slot)) } else { Err(Outcome::IoError) };
+        match verdict {
+            #[cfg(feature = "swap-chunks")]
+            Ok(_) => self.tier.verified.push(read),
+            #[cfg(not(feature = "swap-chunks"))]
+            Ok(_) => self.publish_read(&read, place, &value),
+            Err(outcome) => {
+                self.quarantine_nvme(place, &value, outcome);
+                self.fail_read(&read, outcome);
+            }
+        }
+        #[cfg(feature = "swap-chunks")]
+        let _ = place;
+    }
+
+    /// Verified: the entry first, as it is what a successor goes by, then the slot's state.
+    fn publish_read(&mut self, read: &Read, place: u64, value: &EntryValue) {
+        self.forget_expected(read.key);
+        let stride = self.stride_of_class(read.class);
+        let length = u64::from(value.length);
+        self.counters.hop(Hop::NvmeToArena, length, stride - length);
+        if value.dram_slot == NO_DRAM {
+            self.change_entry(place, value, &EntryValue { dram_slot: read.dram_slot, ..*value });
+            crate::crash::point("promoted");
+            self.mark(read.dram_slot, SlotState::Valid, 0, read.class);
+            self.resident.insert(read.dram_slot, value.length);
+        } else {
+            // Published by an engine meanwhile.
+            self.free_slot(read.dram_slot);
+        }
+        let took_ns = clock::now_ns().saturating_sub(read.since_ns) as i64;
+        self.emit(Event::of_key(Kind::Read, read.key, Outcome::Ok as i64, read.class.into(), took_ns));
+    }
+
+    fn fail_read(&mut self, read: &Read, outcome: Outcome) {
+        self.forget_expected(read.key);
+        self.free_slot(read.dram_slot);
+        self.due.progress = true;
+        let took_ns = clock::now_ns().saturating_sub(read.since_ns) as i64;
+        self.emit(Event::of_key(Kind::Read, read.key, outcome as i64, read.class.into(), took_ns));
+    }
+
+    fn forget_expected(&mut self, key: Key16) {
+        if self.tier.expected.remove(&key).is_some() {
+            self.tier.expected_order.retain(|other| *other != key);
+        }
+    }
+
+    fn quarantine_nvme(&mut self, place: u64, value: &EntryValue, outcome: Outcome) {
+        let stride = self.stride_of_class(value.class);
+        self.counters.quarantine(outcome);
+        self.emit(Event::of_key(Kind::Quarantined, key_of(value), outcome as i64, TIER_NVME, 0));
+        self.change_entry(place, value, &EntryValue { nvme_slot: NO_NVME, ..*value });
+        self.overwrite_header(value.nvme_slot, stride);
+    }
+
+    fn overwrite_header(&mut self, nvme_slot: u64, stride: u64) {
+        let token = self.tier.token();
+        if let Some(store) = &mut self.tier.store {
+            store.submit_quarantine(token, nvme_slot, stride);
+        }
+    }
+
+    fn end_write(&mut self, token: u64, done: bool) {
+        let Some(write) = self.tier.writes.remove(&token) else { return };
+        self.tier.writing.remove(&write.key);
+        let outcome = if done { self.name_written(&write) } else { Outcome::IoError };
+        if outcome == Outcome::Ok {
+            let stride = self.stride_of_class(write.class);
+            self.counters.hop(Hop::ArenaToNvme, write.length.into(), stride - u64::from(write.length));
+        } else if let Some(store) = &mut self.tier.store {
+            self.counters.io_errors += u64::from(!done);
+            store.free(write.nvme_slot);
+        }
+        self.emit(Event::of_key(Kind::Written, write.key, outcome as i64, write.class.into(), 0));
+    }
+
+    fn name_written(&mut self, write: &Write) -> Outcome {
+        match self.index.find(write.key) {
+            Some((place, value)) if value.dram_slot == write.dram_slot && value.nvme_slot == NO_NVME => {
+                let new = EntryValue { nvme_slot: write.nvme_slot, generation: write.generation as u32, ..value };
+                self.change_entry(place, &value, &new);
+                Outcome::Ok
+            }
+            _ => Outcome::Gone,
+        }
+    }
+
+    pub(super) fn set_tier_state(&mut self, state: TierState, reason: String) {
+        self.tier.state = state;
+        self.tier.reason = reason;
+        self.index.header().nvme_state.store(state as u32, Ordering::Release);
+        self.due.progress = true;
+        self.emit(Event::of(Kind::NvmeState, state as i64, 0, 0));
+    }
+
+    /// A header that the scan found. Its slot is in use from the store's view; here it is given a name or given back.
+    fn meet_scanned(&mut self, slot: u64, stride: u64, header: &SlotHeader) {
+        if self.tier.writes.values().any(|write| write.nvme_slot == slot) {
+            return;
+        }
+        self.index.header().generation.fetch_max(header.generation, Ordering::Relaxed);
+        if header.position != slot {
+            self.quarantine_scanned(slot, stride, Outcome::Misplaced);
+            return;
+        }
+        let fits = header.stride == stride && stride_of(header.length) == Some(stride);
+        match fits.then(|| self.intern_class(stride)).flatten() {
+            Some(class) => self.name_scanned(slot, class, header),
+            None => self.quarantine_scanned(slot, stride, Outcome::CorruptHeader),
+        }
+    }
+
+    fn name_scanned(&mut self, slot: u64, class: u8, header: &SlotHeader) {
+        let key = key::derive(&header.key, &header.fingerprint);
+        let [a, b, c, d, ..] = header.fingerprint;
+        let found = EntryValue {
+            state: LIVE,
+            class,
+            key: [key.0, key.1],
+            dram_slot: NO_DRAM,
+            length: header.length as u32,
+            nvme_slot: slot,
+            generation: header.generation as u32,
+            namespace: u32::from_le_bytes([a, b, c, d]),
+        };
+        let named = match self.index.find(key) {
+            None => self.insert_entry(&found),
+            Some((_, old)) if old.nvme_slot == slot => return,
+            // No two writes share a generation: one of them was copied there by somebody else.
+            Some((_, old)) if old.nvme_slot != NO_NVME && old.generation == found.generation => {
+                self.quarantine_scanned(slot, header.stride, Outcome::Misplaced);
+                return;
+            }
+            Some((place, old)) => self.settle_double(place, &old, &found),
+        };
+        if named {
+            self.tier.scanned.0 += 1;
+            self.due.progress = true;
+            self.emit(Event::of_key(Kind::Scanned, key, class.into(), header.stride as i64, header.generation as i64));
+        } else if let Some(store) = &mut self.tier.store {
+            store.free(slot);
+        }
+    }
+
+    /// Two copies of one key: the higher generation is the later write; the other slot is free. True when `found` is the one that stays.
+    fn settle_double(&mut self, place: u64, old: &EntryValue, found: &EntryValue) -> bool {
+        if old.class != found.class || old.length != found.length || self.tier.is_reading(key_of(old)) {
+            return false;
+        }
+        if old.nvme_slot != NO_NVME {
+            if old.generation >= found.generation {
+                return false;
+            }
+            if let Some(store) = &mut self.tier.store {
+                store.free(old.nvme_slot);
+            }
+        }
+        self.change_entry(place, old, &EntryValue { nvme_slot: found.nvme_slot, generation: found.generation, ..*old });
+        true
+    }
+
+    fn quarantine_scanned(&mut self, slot: u64, stride: u64, outcome: Outcome) {
+        self.note_scan_fault(outcome);
+        self.overwrite_header(slot, stride);
+    }
+
+    fn note_scan_fault(&mut self, outcome: Outcome) {
+        self.tier.scanned.1 += 1;
+        self.counters.quarantine(outcome);
+        self.emit(Event::of(Kind::Quarantined, outcome as i64, TIER_NVME, 0));
+    }
+
+    fn end_scan(&mut self) {
+        self.tier.scan_done = true;
+        self.index.header().scan_done.store(1, Ordering::Release);
+        let (found, faults) = self.tier.scanned;
+        self.emit(Event::of(Kind::ScanDone, found as i64, faults as i64, 0));
+        if self.tier.state == TierState::Scanning {
+            self.set_tier_state(TierState::Active, String::new());
+        }
+    }
+
+    /// Tests only: exchange the payloads of verified chunks pairwise before they become HIT. One left over waits while others are on their way.
+    #[cfg(feature = "swap-chunks")]
+    fn publish_swapped(&mut self) {
+        while !self.tier.verified.is_empty() {
+            let first = &self.tier.verified[0];
+            let partner = self.tier.verified[1..].iter().position(|other| other.class == first.class);
+            if partner.is_none() && !self.tier.reads.is_empty() {
+                return;
+            }
+            let first = self.tier.verified.remove(0);
+            let second = partner.map(|at| self.tier.verified.remove(at));
+            if let Some(second) = &second {
+                self.swap_payloads(first.dram_slot, second.dram_slot, self.stride_of_class(first.class));
+            }
+            for read in std::iter::once(first).chain(second) {
+                match self.index.find(read.key).filter(|(_, value)| value.nvme_slot == read.nvme_slot) {
+                    Some((place, value)) => self.publish_read(&read, place, &value),
+                    None => self.fail_read(&read, Outcome::Gone),
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "swap-chunks")]
+    fn swap_payloads(&self, one: u32, other: u32, stride: u64) {
+        let body = (stride - PAGE_BYTES) as usize;
+        let at = |slot| Arena::offset(slot) + PAGE_BYTES as usize;
+        let (mut first, mut second) = (vec![0; body], vec![0; body]);
+        self.arena.bytes().read(at(one), &mut first);
+        self.arena.bytes().read(at(other), &mut second);
+        self.arena.bytes().write(at(one), &second);
+        self.arena.bytes().write(at(other), &first);
+    }
+}

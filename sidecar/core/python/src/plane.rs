@@ -1,0 +1,154 @@
+//! `Plane`: the sidecar's side. Whatever may take long releases the GIL.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use spillway_engine::key::Key16;
+use spillway_engine::plane::{self, Event, OpenOptions};
+
+use crate::errors::{PlaneError, plane_error};
+use crate::options::NvmeOptions;
+use crate::records;
+
+/// The sidecar's side.
+#[pyclass(module = "spillway._core")]
+pub struct Plane {
+    inner: Option<plane::Plane>,
+}
+
+type EventTuple<'py> = (i64, Bound<'py, PyBytes>, i64, i64, i64);
+
+fn tuple_of<'py>(py: Python<'py>, event: Event) -> EventTuple<'py> {
+    let key = match event.key {
+        Some(key) => PyBytes::new(py, &key.to_bytes()),
+        None => PyBytes::new(py, &[]),
+    };
+    (event.kind as i64, key, event.a, event.b, event.c)
+}
+
+fn keys_of(keys: &[Bound<'_, PyBytes>]) -> PyResult<Vec<Key16>> {
+    let parse = |key: &Bound<'_, PyBytes>| match key.as_bytes().try_into() {
+        Ok(bytes) => Ok(Key16::from_bytes(bytes)),
+        Err(_) => Err(PyValueError::new_err(format!("a key has {} bytes, want 16", key.as_bytes().len()))),
+    };
+    keys.iter().map(parse).collect()
+}
+
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(format!("{name} is {value}: {error}")))
+}
+
+impl Plane {
+    fn live(&self) -> PyResult<&plane::Plane> {
+        self.inner.as_ref().ok_or_else(|| PlaneError::new_err("the plane is closed"))
+    }
+
+    fn live_mut(&mut self) -> PyResult<&mut plane::Plane> {
+        self.inner.as_mut().ok_or_else(|| PlaneError::new_err("the plane is closed"))
+    }
+}
+
+#[pymethods]
+impl Plane {
+    #[staticmethod]
+    #[pyo3(signature = (root, arena_bytes, index_bytes, nvme = None, *, lock_wait_seconds = 5.0, foreign_read_quarantine_seconds = 60.0, dead_grace_seconds = 2.0))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn open(
+        py: Python<'_>,
+        root: PathBuf,
+        arena_bytes: u64,
+        index_bytes: u64,
+        nvme: Option<PyRef<'_, NvmeOptions>>,
+        lock_wait_seconds: f64,
+        foreign_read_quarantine_seconds: f64,
+        dead_grace_seconds: f64,
+    ) -> PyResult<Self> {
+        let options = OpenOptions {
+            nvme: nvme.map(|nvme| nvme.under(&root)),
+            root,
+            arena_bytes,
+            index_bytes,
+            lock_wait: seconds("lock_wait_seconds", lock_wait_seconds)?,
+            foreign_read_quarantine: seconds("foreign_read_quarantine_seconds", foreign_read_quarantine_seconds)?,
+            dead_grace: seconds("dead_grace_seconds", dead_grace_seconds)?,
+        };
+        let opened = py.detach(|| plane::Plane::open(options)).map_err(plane_error)?;
+        Ok(Self { inner: Some(opened) })
+    }
+
+    fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        records::report(py, self.live()?.report())
+    }
+
+    #[pyo3(signature = (timeout_ms, max_events = 1024))]
+    fn poll<'py>(&mut self, py: Python<'py>, timeout_ms: u64, max_events: usize) -> PyResult<Vec<EventTuple<'py>>> {
+        let plane = self.live_mut()?;
+        let events = py.detach(|| plane.poll(Duration::from_millis(timeout_ms), max_events));
+        Ok(events.into_iter().map(|event| tuple_of(py, event)).collect())
+    }
+
+    fn grant(&mut self, tag: u8, group: usize, count: u64) -> PyResult<u64> {
+        Ok(self.live_mut()?.grant(tag, group, count))
+    }
+
+    fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
+        let keys = keys_of(&keys)?;
+        Ok(self.live_mut()?.evict_dram(&keys))
+    }
+
+    fn evict_nvme(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
+        let keys = keys_of(&keys)?;
+        Ok(self.live_mut()?.evict_nvme(&keys))
+    }
+
+    fn write(&mut self, py: Python<'_>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
+        let keys = keys_of(&keys)?;
+        let plane = self.live_mut()?;
+        Ok(py.detach(|| plane.write(&keys)))
+    }
+
+    fn read(&mut self, py: Python<'_>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
+        let keys = keys_of(&keys)?;
+        let plane = self.live_mut()?;
+        Ok(py.detach(|| plane.read(&keys)))
+    }
+
+    fn tiers<'py>(&self, py: Python<'py>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Bound<'py, PyBytes>> {
+        let keys = keys_of(&keys)?;
+        Ok(PyBytes::new(py, &self.live()?.tiers(&keys)))
+    }
+
+    fn free_slots(&self, class_id: u8) -> PyResult<u64> {
+        Ok(self.live()?.dram_slots(class_id).0)
+    }
+
+    fn total_slots(&self, class_id: u8) -> PyResult<u64> {
+        Ok(self.live()?.dram_slots(class_id).1)
+    }
+
+    fn classes(&self) -> PyResult<Vec<(u8, u64)>> {
+        Ok(self.live()?.classes())
+    }
+
+    fn nvme_slots(&self, class_id: u8) -> PyResult<(u64, u64)> {
+        Ok(self.live()?.nvme_slots(class_id))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        records::stats(py, self.live()?)
+    }
+
+    fn flush(&mut self, py: Python<'_>, deadline_seconds: f64) -> PyResult<usize> {
+        let deadline = seconds("deadline_seconds", deadline_seconds)?;
+        let plane = self.live_mut()?;
+        Ok(py.detach(|| plane.flush(deadline)))
+    }
+
+    fn close(&mut self, py: Python<'_>) {
+        let plane = self.inner.take();
+        py.detach(|| drop(plane));
+    }
+}

@@ -1,0 +1,159 @@
+"""A pod on a folder: one plane, any number of engines, and bounded waits that say what they waited for."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spillway import _core
+
+MIB = 1 << 20
+Event = tuple[int, bytes, int, int, int]
+FINGERPRINT = hashlib.sha256(b"one engine").digest()
+EVENT_NAMES = {getattr(_core, name): name for name in dir(_core) if name.startswith("EV_")}
+
+
+def key_of(number: int, group: int = 0) -> bytes:
+    """A key as an engine makes them: a block hash and its group."""
+    return hashlib.sha256(b"block %d" % number).digest() + struct.pack(">I", group)
+
+
+def keys_of(numbers: range, group: int = 0) -> bytes:
+    return b"".join(key_of(number, group) for number in numbers)
+
+
+def payload_of(number: int, length: int) -> bytes:
+    """Bytes that belong to one chunk alone."""
+    return hashlib.shake_128(b"payload %d" % number).digest(length)
+
+
+def slots_of(packed: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"{len(packed) // 4}i", packed)
+
+
+class Engine:
+    """One incarnation with its ranks, all in this process."""
+
+    def __init__(self, root: Path, slice_bytes: list[list[int]], incarnation: bytes | None = None) -> None:
+        self.root = root
+        self.incarnation = incarnation or os.urandom(16)
+        ranks, groups = len(slice_bytes), len(slice_bytes[0])
+        self.scheduler = _core.Attachment(str(root), self.incarnation, ranks, groups, -1)
+        self.ranks = [_core.Attachment(str(root), self.incarnation, ranks, groups, rank) for rank in range(ranks)]
+        for rank, sizes in zip(self.ranks, slice_bytes, strict=True):
+            rank.declare_slices(sizes)
+        self.length = sum(sizes[0] for sizes in slice_bytes)
+
+    def arena(self) -> mmap.mmap:
+        with (self.root / "arena/arena").open("r+b") as file:
+            return mmap.mmap(file.fileno(), 0)
+
+    def close(self) -> None:
+        for attachment in [self.scheduler, *self.ranks]:
+            attachment.close()
+
+
+class Pod:
+    """A plane that answers lease wishes; everything else a test does itself."""
+
+    def __init__(
+        self, root: Path, *, nvme: _core.NvmeOptions | None = None, arena_mib: int = 64, **options: float
+    ) -> None:
+        self.root = root
+        self.nvme = nvme
+        self.arena_mib = arena_mib
+        self.options = options
+        self.events: list[Event] = []
+        self.plane = self.open()
+
+    def open(self) -> _core.Plane:
+        return _core.Plane.open(str(self.root), self.arena_mib * MIB, 4 * MIB, self.nvme, **self.options)  # type: ignore[arg-type]
+
+    def restart(self) -> None:
+        """A successor on the same files."""
+        self.plane.close()
+        self.events.clear()
+        self.plane = self.open()
+
+    def turn(self) -> list[Event]:
+        events = self.plane.poll(10)
+        for kind, _key, a, b, c in events:
+            if kind == _core.EV_LEASE_WANTED:
+                self.plane.grant(a, b, c)
+            elif kind == _core.EV_ENGINE_READY:
+                for group in range(c):
+                    self.plane.grant(a, group, 8)
+        self.events.extend(events)
+        return events
+
+    def until(self, what: str, done: Callable[[], Any], seconds: float = 10.0) -> Any:
+        """Turn until done() is true; fails with what was awaited and what happened instead."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.turn()
+            if answer := done():
+                return answer
+        seen = [EVENT_NAMES[event[0]] for event in self.events]
+        raise AssertionError(f"waited {seconds} s for {what}; events: {seen}; stats: {self.plane.stats()}")
+
+    def seen(self, kind: int) -> list[Event]:
+        return [event for event in self.events if event[0] == kind]
+
+    def attach(self, slice_bytes: list[list[int]] | None = None, **kwargs: bytes) -> Engine:
+        engine = Engine(self.root, slice_bytes or [[100_000], [50_000]], **kwargs)
+        self.until("geometry", engine.scheduler.geometry)
+        assert engine.scheduler.try_map()
+        assert engine.scheduler.set_fingerprint(FINGERPRINT)
+        return engine
+
+    def lease(self, engine: Engine, count: int) -> list[int]:
+        """That many slots of group 0, as soon as the plane has granted them."""
+        slots: list[int] = []
+
+        def enough() -> bool:
+            slots.extend(slots_of(engine.scheduler.lease(0, count - len(slots))))
+            return len(slots) == count
+
+        self.until(f"{count} leases", enough)
+        return slots
+
+    def store(self, engine: Engine, numbers: range) -> list[int]:
+        """Lease, fill, publish; the slots, once all are HIT."""
+        slots = self.lease(engine, len(numbers))
+        with engine.arena() as arena:
+            for number, slot in zip(numbers, slots, strict=True):
+                start = slot * _core.PAGE_BYTES + _core.HEADER_BYTES
+                arena[start : start + engine.length] = payload_of(number, engine.length)
+        assert engine.scheduler.publish(keys_of(numbers), 0, struct.pack(f"{len(slots)}i", *slots)) == len(numbers)
+        self.until("publication", lambda: self.lookup(engine, numbers) == bytes([_core.HIT]) * len(numbers))
+        return slots
+
+    def lookup(self, engine: Engine, numbers: range) -> bytes:
+        answers = engine.scheduler.lookup(keys_of(numbers))
+        engine.scheduler.end_step()
+        return answers
+
+    def load(self, engine: Engine, numbers: range) -> list[bytes]:
+        """Pin, copy, acknowledge: the payloads."""
+        assert engine.scheduler.lookup(keys_of(numbers)) == bytes([_core.HIT]) * len(numbers)
+        taken = engine.scheduler.take_ticket(keys_of(numbers))
+        engine.scheduler.end_step()
+        assert taken is not None
+        ticket, slots = taken
+        with engine.arena() as arena:
+            starts = [slot * _core.PAGE_BYTES + _core.HEADER_BYTES for slot in slots_of(slots)]
+            loaded = [arena[start : start + engine.length] for start in starts]
+        for rank in engine.ranks:
+            rank.ack(ticket)
+        return loaded
+
+    def key16(self, number: int) -> bytes:
+        """The index's name of a chunk, by the formula of docs/formats.md."""
+        mask = hashlib.sha256(b"spillway-key" + FINGERPRINT + key_of(number)[32:]).digest()
+        return bytes(a ^ b for a, b in zip(key_of(number)[:16], mask, strict=False))
