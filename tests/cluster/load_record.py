@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.cluster.locking import only_one
+
 
 class LoadRecord:
     """Maps the name of an image to the hash of what it was built from."""
@@ -16,10 +18,10 @@ class LoadRecord:
         return dict(json.loads(self._path.read_text())) if self._path.exists() else {}
 
     def add(self, name: str, content_hash: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({**self.read(), name: content_hash}, indent=1))
-        unfinished.rename(self._path)
+        with only_one(self._path.parent, self._path.stem):
+            unfinished = self._path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps({**self.read(), name: content_hash}, indent=1))
+            unfinished.rename(self._path)
 
     def clear(self) -> None:
         self._path.unlink(missing_ok=True)

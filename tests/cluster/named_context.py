@@ -52,7 +52,7 @@ class NamedContext:
             run("k3d", "image", "import", name, "-c", self._context.removeprefix("k3d-"))
         else:
             run("minikube", "-p", self._context, "image", "load", name)
-        self._record.add(name, content_hash)
+        self._record.add(self.image_reference(name), content_hash)
 
     def is_up(self) -> bool:
         if not self.kubeconfig().exists():

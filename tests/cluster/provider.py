@@ -13,6 +13,8 @@ from tests.cluster.progress import say
 from tests.cluster.settings import Settings
 
 _ENGINES: Final = ("docker", "podman")
+# HOME too: caches and the checkout's environment are the caller's.
+_KEPT_BY_SUDO: Final = ("SPILLWAY_", "XDG_", "PYTHON", "PATH", "HOME", "UV", "SSL_CERT_FILE", "GO")
 
 
 class Provider(Protocol):
@@ -81,7 +83,5 @@ def become_root() -> None:
     if shutil.which("sudo") is None:
         raise ClusterError("the embedded cluster needs root and there is no sudo; run this as root")
     say("the embedded cluster needs root; going on through sudo")
-    keep = [f"{key}={os.environ[key]}" for key in os.environ if key.startswith(("SPILLWAY_", "XDG_", "PYTHON", "PATH"))]
-    home = f"HOME={os.environ.get('HOME', '/root')}"
-    argv = ["sudo", "env", *keep, home, sys.executable, "-m", "tests.cluster", *sys.argv[1:]]
-    os.execvp("sudo", argv)
+    keep = [f"{key}={value}" for key, value in os.environ.items() if key.startswith(_KEPT_BY_SUDO)]
+    os.execvp("sudo", ["sudo", "env", *keep, sys.executable, *sys.orig_argv[1:]])

@@ -7,6 +7,7 @@ and sockets of its own (`addresses`, `paths`), so that it stands beside whatever
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from tests.cluster.embedded import (
 from tests.cluster.embedded.container_images import ContainerImages
 from tests.cluster.embedded.paths import Paths
 from tests.cluster.embedded.processes import Processes
+from tests.cluster.locking import only_one
 from tests.cluster.progress import say, step
 from tests.cluster.provider import become_root
 from tests.cluster.settings import COREDNS_VERSION, Settings
@@ -85,6 +87,11 @@ class EmbeddedCluster:
         become_root()
         packages.install_missing()
         binaries.ensure(self._settings, (*binaries.CLIENTS, *binaries.NODE))
+        with only_one(self._settings.cache, "cluster"):
+            self._start_cluster()
+        self._hand_over_to_caller()
+
+    def _start_cluster(self) -> None:
         self._take_snapshot()
         with step("starting the cluster"):
             certificates.ensure(self._paths.pki)
@@ -92,14 +99,15 @@ class EmbeddedCluster:
             network.add_node_link()
             self._start_all()
             self._start_dns()
-        self._hand_over_to_caller()
 
     def down(self) -> None:
         if not self._paths.snapshot.exists():
             say("no embedded cluster is up")
             return
         become_root()
-        teardown.tear_down(self._paths, self._settings.tools)
+        with only_one(self._settings.cache, "cluster"):
+            if self._paths.snapshot.exists():
+                teardown.tear_down(self._paths, self._settings.tools)
 
     def _take_snapshot(self) -> None:
         """Remember the machine, once: a second `up` after a crash must not take what we left for what was there."""
@@ -138,13 +146,12 @@ class EmbeddedCluster:
         self._kubectl("apply", "-f", "-", stdin=text)
         self._kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s")
 
-    def _wait(self, name: str, condition: object) -> None:
+    def _wait(self, name: str, condition: Callable[[], bool]) -> None:
         """Wait for a component; give up at once when its process ended."""
-        assert callable(condition)
 
         def reached() -> bool:
             self._processes.check(name)
-            return bool(condition())
+            return condition()
 
         wait_until(
             f"{name} to be ready", reached, seconds=_READY_SECONDS, last_state=lambda: tail(self._processes.log(name))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -61,25 +60,11 @@ class Processes:
         self._paths.logs.mkdir(parents=True, exist_ok=True)
         self._paths.processes.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
-        with self.log(name).open("w") as log:
-            process = subprocess.Popen(
-                [str(part) for part in argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-                env=environment,
-            )
-        # Until exec the child carries our own name; its own is in the record that is compared later.
-        expected = Path(str(argv[0])).name[:15]
-        wait_until(
-            f"{name} to be executed",
-            lambda: (seen := _look(process.pid)) is None or seen.comm == expected,
-            seconds=10,
-            last_state=lambda: str(_look(process.pid)),
-        )
-        seen = _look(process.pid)
+        output = (os.POSIX_SPAWN_OPEN, 1, str(self.log(name)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), output, (os.POSIX_SPAWN_DUP2, 1, 2)]
+        # It returns when the program is executed, so that the kernel's name of the process is the program's already.
+        pid = os.posix_spawnp(argv[0], [str(part) for part in argv], environment, file_actions=actions, setsid=True)
+        seen = _look(pid)
         if seen is None:
             raise ClusterError(f"{name} ended at once:\n{tail(self.log(name))}")
         self._file(name).write_text(json.dumps(asdict(seen)))

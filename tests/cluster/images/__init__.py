@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from tests.cluster.images import catalog
 from tests.cluster.images.builders import build
+from tests.cluster.images.recipe import Recipe
+from tests.cluster.locking import only_one
 from tests.cluster.progress import say, step
 from tests.cluster.provider import Provider
 from tests.cluster.settings import Settings
@@ -17,12 +19,18 @@ __all__ = ["ensure"]
 def ensure(settings: Settings, provider: Provider, names: list[str]) -> None:
     """Build and load what is missing or stale. `names` empty: everything. Raises ClusterError for an unknown name."""
     for recipe in catalog.select(settings, names):
-        wanted = recipe.content_hash()
-        if provider.loaded_images().get(provider.image_reference(recipe.name)) == wanted:
-            say(f"{recipe.name} is up to date")
-            continue
-        with step(f"building {recipe.name}"):
-            recipe.prepare()
-            build(settings, provider.builder(), recipe)
-        with step(f"loading {recipe.name} into the cluster"):
-            provider.load(recipe.name, wanted)
+        # Images of one context share its prepared parts.
+        with only_one(settings.build, f"images-of-{recipe.context.name}"):
+            _ensure_one(settings, provider, recipe)
+
+
+def _ensure_one(settings: Settings, provider: Provider, recipe: Recipe) -> None:
+    wanted = recipe.content_hash()
+    if provider.loaded_images().get(provider.image_reference(recipe.name)) == wanted:
+        say(f"{recipe.name} is up to date")
+        return
+    with step(f"building {recipe.name}"):
+        recipe.prepare()
+        build(settings, provider.builder(), recipe)
+    with step(f"loading {recipe.name} into the cluster"):
+        provider.load(recipe.name, wanted)
