@@ -77,7 +77,13 @@ async def _watch(controller: Controller, stop: asyncio.Event) -> None:
         group.create_task(reclaim_signals())
         group.create_task(
             kopf.operator(
-                registry=handlers.registry, memo=controller, clusterwide=True, standalone=True, ready_flag=ready
+                registry=handlers.registry,
+                memo=controller,
+                # kopf would look the user up by its id, which a container image does not know.
+                identity="spillway-operator",  # type: ignore[arg-type]
+                clusterwide=True,
+                standalone=True,
+                ready_flag=ready,
             )
         )
 
