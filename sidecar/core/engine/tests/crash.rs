@@ -1,0 +1,230 @@
+//! A daemon killed at each crash point, in front of a living engine: its successor must serve nothing wrong, lose no slot and go on.
+//!
+//! The daemon is this test binary run again (`the_daemon`, which does nothing unless told to); the engine lives in the test's own process.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use spillway_engine::attach::{Attachment, HIT, MISS};
+use spillway_engine::key::{Key16, Key36, derive};
+use spillway_engine::plane::{Kind, OpenOptions, Plane};
+
+const PAYLOAD: usize = 200_000;
+const FINGERPRINT: [u8; 32] = [7; 32];
+const CHUNKS: u8 = 6;
+
+fn options(root: &Path) -> OpenOptions {
+    OpenOptions {
+        root: root.to_owned(),
+        arena_bytes: 64 << 20,
+        index_bytes: 1 << 20,
+        nvme: None,
+        lock_wait: Duration::from_secs(5),
+        foreign_read_quarantine: Duration::from_secs(60),
+        dead_grace: Duration::from_millis(200),
+    }
+}
+
+fn key(number: u8) -> Key36 {
+    let mut key = [number; 36];
+    key[32..].fill(0);
+    key
+}
+
+fn keys() -> Vec<u8> {
+    (1..=CHUNKS).flat_map(key).collect()
+}
+
+fn key16(number: u8) -> Key16 {
+    derive(&key(number), &FINGERPRINT)
+}
+
+/// What a daemon does: grants what is wanted; in the role "evict" it evicts the even chunks as soon as all are there.
+fn turn(plane: &mut Plane, stored: &mut HashSet<Key16>, evicts: bool) {
+    for event in plane.poll(Duration::from_millis(10), 1024) {
+        match event.kind {
+            Kind::EngineReady => _ = plane.grant(event.a as u8, 0, 8),
+            Kind::LeaseWanted => _ = plane.grant(event.a as u8, event.b as usize, event.c as u64),
+            Kind::Inserted => _ = stored.insert(event.key.unwrap()),
+            _ => {}
+        }
+    }
+    if evicts && stored.len() == usize::from(CHUNKS) {
+        let even: Vec<Key16> = (1..=CHUNKS).filter(|number| number % 2 == 0).map(key16).collect();
+        plane.evict_dram(&even);
+        stored.clear();
+    }
+}
+
+/// Not a test of its own: the daemon that the others kill.
+#[test]
+fn the_daemon() {
+    let Ok(root) = std::env::var("SPILLWAY_DAEMON_ROOT") else { return };
+    let evicts = std::env::var("SPILLWAY_DAEMON_EVICTS").is_ok();
+    let mut plane = Plane::open(options(Path::new(&root))).unwrap();
+    let mut stored = HashSet::new();
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end && !Path::new(&root).join("stop").exists() {
+        turn(&mut plane, &mut stored, evicts);
+    }
+}
+
+fn start_daemon(root: &Path, crash_at: &str, evicts: bool) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "the_daemon", "--nocapture"]).env("SPILLWAY_DAEMON_ROOT", root).env("SPILLWAY_CRASH_AT", crash_at);
+    if evicts {
+        command.env("SPILLWAY_DAEMON_EVICTS", "1");
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+struct Engine {
+    scheduler: Attachment,
+    rank: Attachment,
+}
+
+fn attach(root: &Path) -> Engine {
+    std::fs::create_dir_all(root.join("run")).unwrap();
+    let id = [3; 16];
+    let scheduler = Attachment::new(root, &id, 1, 1, -1).unwrap();
+    let mut rank = Attachment::new(root, &id, 1, 1, 0).unwrap();
+    rank.declare_slices(&[PAYLOAD as u64]).unwrap();
+    Engine { scheduler, rank }
+}
+
+fn arena(root: &Path) -> std::fs::File {
+    std::fs::OpenOptions::new().read(true).write(true).open(root.join("arena/arena")).unwrap()
+}
+
+fn payload(number: u8) -> Vec<u8> {
+    (0..PAYLOAD).map(|at| number ^ (at as u8)).collect()
+}
+
+/// Attach and store as far as the daemon lets us; true once everything was handed to the ring.
+struct Store {
+    engine: Engine,
+    has_fingerprint: bool,
+    published: u8,
+}
+
+impl Store {
+    fn step(&mut self, root: &Path) -> bool {
+        use std::os::unix::fs::FileExt;
+        let scheduler = &mut self.engine.scheduler;
+        if !scheduler.try_map() || scheduler.geometry().is_none() {
+            return false;
+        }
+        self.has_fingerprint = self.has_fingerprint || scheduler.set_fingerprint(FINGERPRINT).unwrap();
+        for slot in scheduler.lease(0, usize::from(CHUNKS - self.published)).unwrap() {
+            self.published += 1;
+            arena(root).write_all_at(&payload(self.published), u64::from(slot) * 4096 + 4096).unwrap();
+            assert_eq!(scheduler.publish(&key(self.published), 0, &[slot]).unwrap(), 1);
+        }
+        self.published == CHUNKS
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        let mut answers = vec![9; usize::from(CHUNKS)];
+        self.engine.scheduler.lookup(&keys(), &mut answers).unwrap();
+        self.engine.scheduler.end_step();
+        answers
+    }
+
+    /// Every HIT must be the chunk it says it is.
+    fn check_hits(&mut self, root: &Path) {
+        use std::os::unix::fs::FileExt;
+        for number in 1..=CHUNKS {
+            let scheduler = &mut self.engine.scheduler;
+            scheduler.begin_step();
+            let ticket = scheduler.take_ticket(&key(number)).unwrap();
+            scheduler.end_step();
+            let Some((id, slots)) = ticket else { continue };
+            let mut found = vec![0; PAYLOAD];
+            arena(root).read_exact_at(&mut found, u64::from(slots[0]) * 4096 + 4096).unwrap();
+            assert!(found == payload(number), "chunk {number} is not itself");
+            self.engine.rank.ack(id).unwrap();
+        }
+    }
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(15);
+    while !done() {
+        assert!(Instant::now() < end, "waited 15 s for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Every slot is free, leased or holds a chunk: none was lost.
+fn check_slots(plane: &Plane, chunks: u64) {
+    let (free, total) = plane.dram_slots(0);
+    let leases: usize = plane.stats().engines.iter().map(|engine| engine.leases).sum();
+    assert_eq!(free + leases as u64 + chunks, total, "free {free}, leased {leases}, chunks {chunks}");
+}
+
+fn kill_and_take_over(crash_at: &str, evicts: bool) {
+    let folder = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
+    let root = folder.path();
+    let mut store = Store { engine: attach(root), has_fingerprint: false, published: 0 };
+    let mut daemon = start_daemon(root, crash_at, evicts);
+    wait_for(&format!("the daemon's death at {crash_at}"), || {
+        store.step(root);
+        store.check_hits(root);
+        daemon.try_wait().unwrap().is_some()
+    });
+    assert!(!daemon.wait().unwrap().success(), "the daemon reached no {crash_at}");
+    store.check_hits(root);
+
+    let mut plane = Plane::open(options(root)).unwrap();
+    let mut stored = HashSet::new();
+    wait_for("the successor to serve all chunks", || {
+        turn(&mut plane, &mut stored, false);
+        let all_handed_over = store.step(root);
+        store.check_hits(root);
+        let answers = store.answers();
+        all_handed_over && plane.stats().plain.contains(&("recycling_slots", 0)) && (evicts || answers.iter().all(|answer| *answer == HIT))
+    });
+    let hits = store.answers().iter().filter(|answer| **answer == HIT).count();
+    if evicts {
+        assert!(hits >= usize::from(CHUNKS) / 2 && store.answers().iter().all(|answer| [HIT, MISS].contains(answer)));
+    }
+    check_slots(&plane, hits as u64);
+    assert_eq!(plane.stats().dram.chunks, hits as u64);
+}
+
+#[test]
+fn killed_while_accepting_an_engine() {
+    kill_and_take_over("recorded:1", false);
+}
+
+#[test]
+fn killed_while_granting() {
+    for point in ["granting:1", "granting:3", "grant-written:1", "grant-written:8", "granted:1", "granted:8"] {
+        kill_and_take_over(point, false);
+    }
+}
+
+#[test]
+fn killed_while_publishing() {
+    for point in ["before-tail:1", "before-tail:3", "sealed:1", "sealed:4", "inserted:1", "inserted:6"] {
+        kill_and_take_over(point, false);
+    }
+}
+
+#[test]
+fn killed_while_evicting() {
+    for point in ["unlinked:1", "unlinked:3"] {
+        kill_and_take_over(point, true);
+    }
+}
+
+#[test]
+fn a_torn_entry_costs_its_chunk_and_nothing_else() {
+    for point in ["entry-odd:2", "entry-torn:2", "entry-odd:7", "entry-torn:8"] {
+        let evicts = point.ends_with('7') || point.ends_with('8');
+        kill_and_take_over(point, evicts);
+    }
+}

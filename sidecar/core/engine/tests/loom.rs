@@ -1,0 +1,125 @@
+//! The two protocols under every interleaving and reordering that the memory model allows: `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use loom::thread;
+use spillway_engine::epoch;
+use spillway_engine::seqlock::{Entry, EntryValue, LIVE};
+
+fn entry() -> Entry {
+    Entry {
+        seq: AtomicU32::new(0),
+        meta: AtomicU32::new(0),
+        key: [AtomicU64::new(0), AtomicU64::new(0)],
+        dram_slot: AtomicU32::new(0),
+        length: AtomicU32::new(0),
+        nvme_slot: AtomicU64::new(0),
+        generation: AtomicU32::new(0),
+        namespace: AtomicU32::new(0),
+        last_use: AtomicU32::new(0),
+        spare: std::array::from_fn(|_| AtomicU32::new(0)),
+    }
+}
+
+/// A value whose fields all tell the same number.
+fn value(number: u32) -> EntryValue {
+    EntryValue { state: LIVE, key: [number.into(), number.into()], dram_slot: number, length: number, ..EntryValue::default() }
+}
+
+#[test]
+fn a_reader_sees_one_value_or_none() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let shared = Arc::new(entry());
+        shared.write(&value(1));
+        let writer = thread::spawn({
+            let shared = shared.clone();
+            move || shared.write(&value(2))
+        });
+        if let Some(seen) = shared.read() {
+            assert!(seen.key == [seen.dram_slot.into(), seen.dram_slot.into()] && seen.length == seen.dram_slot, "torn: {seen:?}");
+        }
+        writer.join().unwrap();
+    });
+}
+
+/// One slot, named by `linked` (1: yes). The engine pins it if a lookup finds it; the sidecar unlinks and frees it unless it is pinned.
+struct Pod {
+    global: AtomicU64,
+    active: AtomicU64,
+    linked: AtomicU32,
+    ticket: AtomicU64,
+    /// 1 once freed: the slot's bytes may change from then on.
+    freed: AtomicU32,
+}
+
+fn pod() -> Arc<Pod> {
+    Arc::new(Pod {
+        global: AtomicU64::new(1),
+        active: AtomicU64::new(0),
+        linked: AtomicU32::new(1),
+        ticket: AtomicU64::new(0),
+        freed: AtomicU32::new(0),
+    })
+}
+
+/// What the sidecar does once; gives up instead of waiting, as a later poll would try again.
+fn evict(pod: &Pod) {
+    pod.linked.store(0, Ordering::Relaxed);
+    let epoch = epoch::advance(&pod.global);
+    if epoch::passed(&pod.active, epoch) && pod.ticket.load(Ordering::Acquire) == 0 {
+        pod.freed.store(1, Ordering::Release);
+    }
+}
+
+/// One step of the engine; true when it pinned the slot.
+fn step(pod: &Pod) -> bool {
+    epoch::begin(&pod.global, &pod.active);
+    let hit = pod.linked.load(Ordering::Relaxed) == 1;
+    if hit {
+        pod.ticket.store(7, Ordering::Release);
+    }
+    epoch::end(&pod.active);
+    hit
+}
+
+#[test]
+fn a_slot_is_not_freed_under_a_ticket() {
+    loom::model(|| {
+        let shared = pod();
+        let sidecar = thread::spawn({
+            let shared = shared.clone();
+            move || evict(&shared)
+        });
+        let pinned = step(&shared);
+        sidecar.join().unwrap();
+        assert!(!(pinned && shared.freed.load(Ordering::Acquire) == 1), "freed under a ticket");
+    });
+}
+
+#[test]
+fn a_ticket_of_an_earlier_step_is_seen_during_a_later_one() {
+    loom::model(|| {
+        let shared = pod();
+        let sidecar = thread::spawn({
+            let shared = shared.clone();
+            move || evict(&shared)
+        });
+        let pinned = step(&shared);
+        // The next step announces a newer epoch; whoever reads that must see the ticket.
+        epoch::begin(&shared.global, &shared.active);
+        sidecar.join().unwrap();
+        assert!(!(pinned && shared.freed.load(Ordering::Acquire) == 1), "freed under a ticket");
+    });
+}
+
+#[test]
+fn an_idle_engine_holds_nothing_up() {
+    loom::model(|| {
+        let shared = pod();
+        evict(&shared);
+        assert_eq!(shared.freed.load(Ordering::Acquire), 1);
+    });
+}
