@@ -40,10 +40,6 @@ capabilities: {drop: [ALL]}
 
 {{/* The settings that operator and webhook share (spillway_operator/settings.py). */}}
 {{- define "spillway.environment" -}}
-- name: SPILLWAY_NAMESPACE
-  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
-- name: SPILLWAY_POD_NAME
-  valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: SPILLWAY_SIDECAR_IMAGE
   value: {{ include "spillway.image" (dict "image" .Values.image.sidecar "root" .) }}
 - name: SPILLWAY_SIDECAR_PULL_POLICY

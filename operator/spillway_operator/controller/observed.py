@@ -121,7 +121,8 @@ def _sidecar_waiting(status: Mapping[str, Any]) -> str:
             waiting = (container.get("state") or {}).get("waiting") or {}
             reason = waiting.get("reason", "")
             if reason and reason != "PodInitializing":
-                return str(reason)
+                # The kubelet alternates between the two as it backs off; to a person it is one state.
+                return "ImagePullBackOff" if reason == "ErrImagePull" else str(reason)
     return ""
 
 

@@ -23,7 +23,7 @@ def test_a_pod_is_kept_in_less_than_a_kilobyte() -> None:
         ({}, "injected", True),
         ({"injected": False}, "injected", False),
         ({"annotations": {"spillway.dev/status": "no json"}}, "injected", False),
-        ({"waiting": "ErrImagePull"}, "waiting", "ErrImagePull"),
+        ({"waiting": "ErrImagePull"}, "waiting", "ImagePullBackOff"),
         ({"waiting": "PodInitializing"}, "waiting", ""),
         ({"deletionTimestamp": "2026-11-24T12:00:00Z"}, "live", False),
         ({"injected": False}, "bare", True),

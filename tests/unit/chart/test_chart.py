@@ -1,0 +1,191 @@
+"""What `helm install` would create: the whole rendering against a golden file, and the promises one by one.
+
+Rewrite the golden file with `SPILLWAY_REWRITE_GOLDEN=1 pytest tests/unit/chart` and read the diff.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from spillway_operator.api.names import INJECT_LABEL, POOL_LABEL
+from spillway_operator.controller import certificates, settings, status_keys
+from spillway_operator.controller.settings import OperatorSettings
+from spillway_operator.webhook.settings import WebhookSettings
+
+from tests.cluster.settings import PROJECT
+
+Manifest = dict[str, Any]
+GOLDEN = PROJECT / "tests" / "golden" / "chart" / "default.yaml"
+SECRETS_OF_OURS = {certificates.CA_SECRET, certificates.SERVING_SECRET, status_keys.SECRET_NAME}
+
+
+def find(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
+    return found
+
+
+def pod_specs(manifests: list[Manifest]) -> list[Manifest]:
+    return [m["spec"]["template"]["spec"] for m in manifests if m["kind"] == "Deployment"]
+
+
+def rules_of(manifests: list[Manifest], account: str) -> list[Manifest]:
+    roles = [m for m in manifests if m["kind"] in ("Role", "ClusterRole") and m["metadata"]["name"] == account]
+    assert roles
+    return [rule for role in roles for rule in role["rules"]]
+
+
+def test_the_default_rendering_is_the_golden_one(render: Callable[..., str]) -> None:
+    rendered = render()
+    if os.environ.get("SPILLWAY_REWRITE_GOLDEN"):
+        GOLDEN.parent.mkdir(parents=True, exist_ok=True)
+        GOLDEN.write_text(rendered)
+    assert rendered == GOLDEN.read_text()
+
+
+def test_the_version_is_the_workspaces(chart: Path) -> None:
+    stated = re.search(r'(?m)^version = "([^"]+)"', (PROJECT / "sidecar" / "core" / "Cargo.toml").read_text())
+    assert stated is not None
+    metadata = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert (metadata["version"], metadata["appVersion"]) == (stated[1], stated[1])
+
+
+def test_the_chart_carries_the_generated_crd(chart: Path) -> None:
+    (crd,) = (chart / "crds").iterdir()
+    assert crd.read_text() == (PROJECT / "crds" / crd.name).read_text()
+
+
+def test_every_pod_meets_the_restricted_level(manifests: list[Manifest]) -> None:
+    specs = pod_specs(manifests)
+    assert len(specs) == 2
+    for spec in specs:
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not any(spec.get(host) for host in ("hostNetwork", "hostPID", "hostIPC"))
+        assert {next(iter(set(volume) - {"name"})) for volume in spec["volumes"]} <= {"emptyDir", "secret", "configMap"}
+        for container in spec["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_webhook_can_never_keep_a_pod_from_starting(manifests: list[Manifest]) -> None:
+    (webhook,) = find(manifests, "MutatingWebhookConfiguration", settings.WEBHOOK_CONFIGURATION)["webhooks"]
+    assert webhook["failurePolicy"] == "Ignore"
+    assert webhook["timeoutSeconds"] <= 5
+    assert webhook["reinvocationPolicy"] == "IfNeeded"
+    assert webhook["sideEffects"] == "None"
+    assert webhook["rules"] == [
+        {
+            "apiGroups": [""],
+            "apiVersions": ["v1"],
+            "resources": ["pods"],
+            "operations": ["CREATE"],
+            "scope": "Namespaced",
+        }
+    ]
+
+
+def test_the_webhook_sees_only_labelled_pods_outside_of_our_own_namespace(manifests: list[Manifest]) -> None:
+    (webhook,) = find(manifests, "MutatingWebhookConfiguration", settings.WEBHOOK_CONFIGURATION)["webhooks"]
+    assert webhook["objectSelector"]["matchExpressions"] == [
+        {"key": POOL_LABEL, "operator": "Exists"},
+        {"key": INJECT_LABEL, "operator": "NotIn", "values": ["false"]},
+    ]
+    (expression,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert expression["operator"] == "NotIn"
+    assert {"spillway-system", "kube-system"} <= set(expression["values"])
+
+
+def test_the_ca_bundle_is_never_rendered(render: Callable[..., str]) -> None:
+    assert "caBundle:" not in render()
+
+
+def test_the_webhook_survives_the_loss_of_a_node(manifests: list[Manifest]) -> None:
+    deployment = find(manifests, "Deployment", "spillway-webhook")
+    assert deployment["spec"]["replicas"] == 2
+    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread[0]["topologyKey"] == "kubernetes.io/hostname"
+    budget = find(manifests, "PodDisruptionBudget", "spillway-webhook")
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+
+
+def test_secrets_are_read_by_name_only(manifests: list[Manifest]) -> None:
+    rules = [r for account in ("spillway-operator", "spillway-webhook") for r in rules_of(manifests, account)]
+    secret_rules = [rule for rule in rules if "secrets" in rule["resources"] or "*" in rule["resources"]]
+    assert [set(rule["resourceNames"]) for rule in secret_rules] == [SECRETS_OF_OURS]
+    named = find(manifests, "Role", "spillway-operator")
+    assert secret_rules[0] in named["rules"], "and in our own namespace only"
+
+
+@pytest.mark.parametrize("account", ["spillway-operator", "spillway-webhook"])
+def test_rights_that_nobody_gets(manifests: list[Manifest], account: str) -> None:
+    for rule in rules_of(manifests, account):
+        assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+        assert not {"pods/exec", "pods/attach", "pods/ephemeralcontainers", "networkpolicies"} & set(rule["resources"])
+        if "pods" in rule["resources"]:
+            assert not {"update", "patch"} & set(rule["verbs"])
+
+
+def test_the_webhook_only_reads(manifests: list[Manifest]) -> None:
+    verbs = {verb for rule in rules_of(manifests, "spillway-webhook") for verb in rule["verbs"]}
+    assert verbs == {"get", "list", "watch"}
+
+
+def test_no_network_policy_is_created(manifests: list[Manifest]) -> None:
+    assert not [m for m in manifests if m["kind"] == "NetworkPolicy"]
+
+
+def test_the_policy_binds_our_operator_and_denies(manifests: list[Manifest]) -> None:
+    policy = find(manifests, "ValidatingAdmissionPolicy", "spillway-pod-changes")["spec"]
+    assert policy["failurePolicy"] == "Fail"
+    assert "spillway-system:spillway-operator" in policy["matchConditions"][0]["expression"]
+    binding = find(manifests, "ValidatingAdmissionPolicyBinding", "spillway-pod-changes")["spec"]
+    assert binding == {"policyName": "spillway-pod-changes", "validationActions": ["Deny"]}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "model"), [("spillway-operator", OperatorSettings), ("spillway-webhook", WebhookSettings)]
+)
+def test_the_process_understands_every_variable_it_gets(
+    render: Callable[..., str],
+    deployment: str,
+    model: type[OperatorSettings | WebhookSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered = render("hostPath.allowedPrefixes={/mnt/a,/mnt/b}", "image.allowedRepositories={r/x}", "logLevel=Debug")
+    spec = find(list(filter(None, yaml.safe_load_all(rendered))), "Deployment", deployment)["spec"]["template"]["spec"]
+    variables = {v["name"]: v.get("value", "from-the-pod") for v in spec["containers"][0]["env"]}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    parsed = model()
+    assert {name.removeprefix("SPILLWAY_").lower() for name in variables} <= set(model.model_fields)
+    assert parsed.allowed.host_path_prefixes == ("/mnt/a", "/mnt/b")
+    assert parsed.allowed.repositories == ("localhost/spillway-sidecar", "r/x")
+    assert parsed.log_level == "Debug"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hostPath.allowedPrefixes={mnt/relative}", "hostPath.allowedPrefixes={/mnt/../etc}", "hostPath.allowedPrefixes={/}",
+        "webhook.timeoutSeconds=10", "logLevel=verbose", "webhok.replicas=3", "image.sidecar.pullPolicy=Sometimes",
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused(render: Callable[..., str], value: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render(value)
+    assert value.partition("=")[0].split(".")[0] in refused.value.stderr
+
+
+def test_an_older_kubernetes_is_refused(render: Callable[..., str]) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render(kube_version="1.32.0")
+    assert "1.33" in refused.value.stderr
