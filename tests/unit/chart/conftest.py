@@ -28,8 +28,8 @@ def render(chart: Path) -> Render:
 
     def run(*values: str, kube_version: str = "1.34.2") -> str:
         settings = [argument for value in values for argument in ("--set", value)]
-        argv = [helm, "template", "spillway", chart, "-n", "spillway-system", "--kube-version", kube_version, *settings]
-        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        argv = [str(helm), "template", "spillway", str(chart), "-n", "spillway-system", "--kube-version", kube_version]
+        return subprocess.run([*argv, *settings], check=True, capture_output=True, text=True).stdout
 
     return run
 
