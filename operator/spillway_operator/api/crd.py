@@ -109,7 +109,7 @@ def structural(schema: dict[str, Any]) -> dict[str, Any]:
     """A JSON schema from pydantic as the structural schema of a CRD.
 
     References are written out, titles dropped, "or null" dropped (an absent field is absent, never null), and the
-    default of an object becomes {}: the API server then fills in the defaults of its fields, and only those.
+    default of an object is written out without its absent fields.
     """
     definitions = schema.get("$defs", {})
     return _structural(schema, definitions)

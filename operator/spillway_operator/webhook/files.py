@@ -72,7 +72,7 @@ class StatusKeys:
         self.current = keys
 
 
-async def poll(*refreshes: Callable[[], None], seconds: float = POLL_SECONDS) -> None:
+async def poll(*refreshes: Callable[[], None], seconds: float) -> None:
     """Call every refresh now and then; returns never."""
     while True:
         for refresh in refreshes:

@@ -74,10 +74,13 @@ async def _inject(pod: Pod, namespace: str, gather: Gather) -> Outcome:
 def _failed(pod: Pod, kind: str, problem: str) -> Outcome:
     ERRORS.labels(kind).inc()
     skip = Skip(SkipReason.INJECTION_FAILED, problem)
-    try:
+    if _is_pod(pod):
         return Outcome(mark_skipped(pod, skip.reason), skip)
-    except (KeyError, TypeError):  # not even metadata is where it should be
-        return Outcome(pod, skip)
+    return Outcome(pod, skip)
+
+
+def _is_pod(pod: Any) -> bool:
+    return isinstance(pod, dict) and all(isinstance(pod.get(part), dict) for part in ("metadata", "spec"))
 
 
 def _count(pod: Pod, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from spillway_operator.webhook.api_server import Access, ApiServer
 from spillway_operator.webhook.cluster import Cluster
-from spillway_operator.webhook.files import ServingCertificate, StatusKeys, poll
+from spillway_operator.webhook.files import POLL_SECONDS, ServingCertificate, StatusKeys, poll
 from spillway_operator.webhook.metrics import REGISTRY
 from spillway_operator.webhook.review import UnreadableReview, answer
 from spillway_operator.webhook.settings import WebhookSettings
@@ -68,13 +68,21 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serve(settings: WebhookSettings, access: Access) -> AsyncIterator[tuple[int, int]]:
-    """Run the webhook for the length of the context; gives the ports of HTTPS and HTTP."""
+async def serve(
+    settings: WebhookSettings, access: Access, *, poll_seconds: float = POLL_SECONDS
+) -> AsyncIterator[tuple[int, int]]:
+    """Run the webhook for the length of the context; gives the ports of HTTPS and HTTP.
+
+    `poll_seconds` is how often mounted files are looked at.
+    """
     certificate, keys = ServingCertificate(settings.tls_dir), StatusKeys(settings.status_keys_dir)
     async with ApiServer(access) as api, asyncio.TaskGroup() as tasks:
         cluster = Cluster(api, settings, keys)
         server = Server(cluster, certificate)
-        background = [tasks.create_task(cluster.follow()), tasks.create_task(poll(certificate.refresh, keys.refresh))]
+        background = [
+            tasks.create_task(cluster.follow()),
+            tasks.create_task(poll(certificate.refresh, keys.refresh, seconds=poll_seconds)),
+        ]
         async with contextlib.AsyncExitStack() as stack:
             http_port = await _listen(stack, server.build_observation(), settings.http_port)
             while not certificate.loaded:

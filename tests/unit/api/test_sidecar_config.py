@@ -1,0 +1,119 @@
+"""The configuration that travels in SPILLWAY_CONFIG."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spillway.config import (
+    MAX_INDEX_BYTES,
+    MAX_RENDERED_BYTES,
+    MIB,
+    MIN_INDEX_BYTES,
+    ConfigError,
+    LiveOverrides,
+    SidecarConfig,
+    index_bytes,
+    parse_live_overrides,
+    parse_sidecar_config,
+)
+
+KEY = "EBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8="
+
+
+def make_config(**changes: Any) -> SidecarConfig:
+    nvme = {"capacity_bytes": 2**31, "reserve_percent": 5, "volume_type": "HostPath", "subdir": "team-a/3f1c7c58"}
+    fields: dict[str, Any] = {
+        "pool": {"namespace": "team-a", "name": "chat", "uid": "3f1c7c58"},
+        "revision": "8f3a",
+        "dram": {"capacity_bytes": 2**30},
+        "nvme": nvme,
+        "index_bytes": index_bytes(2**30, 2**31),
+        "status_public_keys": [KEY],
+    }
+    return SidecarConfig.model_validate({**fields, **changes})
+
+
+def test_rendered_config_is_read_back() -> None:
+    config = make_config()
+    assert parse_sidecar_config(config.render()) == config
+    assert parse_sidecar_config(make_config(nvme=None).render()).nvme is None
+
+
+def test_longest_config_fits_the_environment() -> None:
+    pool = {"namespace": "n" * 63, "name": "p" * 52, "uid": "u" * 36}
+    nvme = make_config().nvme
+    assert nvme is not None
+    longest = make_config(
+        pool=pool, nvme={**nvme.model_dump(), "subdir": f"{'n' * 63}/{'u' * 36}"}, status_public_keys=[KEY] * 4
+    )
+    assert len(longest.render()) < MAX_RENDERED_BYTES / 4
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("dram.capacity_bytes", 1, "SPILLWAY_CONFIG.dram.capacity_bytes: .*67108864, not 1; correct the value"),
+        ("nvme.direct", "Maybe", "SPILLWAY_CONFIG.nvme.direct: .*not 'Maybe'"),
+        ("nvme.subdir", "../other", "SPILLWAY_CONFIG.nvme.subdir"),
+        ("status_public_keys", ["x"], "SPILLWAY_CONFIG.status_public_keys.0: .*base64"),
+        ("status_public_keys", ["AAAA"], "holds 3 bytes where an Ed25519 public key has 32"),
+        ("surprise", 1, "SPILLWAY_CONFIG.surprise: .*; remove the field"),
+    ],
+)
+def test_error_names_field_value_and_fix(path: str, value: object, says: str) -> None:
+    document = json.loads(make_config().render())
+    *folders, field = path.split(".")
+    target = document
+    for folder in folders:
+        target = target[folder]
+    target[field] = value
+    with pytest.raises(ConfigError, match=says):
+        parse_sidecar_config(json.dumps(document))
+
+
+def test_missing_field_and_no_json() -> None:
+    with pytest.raises(ConfigError, match=r"SPILLWAY_CONFIG\.pool: .*; add the field"):
+        parse_sidecar_config("{}")
+    with pytest.raises(ConfigError, match="write valid JSON"):
+        parse_sidecar_config("{")
+
+
+def test_overrides_replace_only_what_they_set() -> None:
+    config = make_config()
+    overrides = parse_live_overrides('{"nvme_deadline_seconds": 2.0}')
+    changed = config.with_overrides(overrides)
+    assert changed.nvme is not None
+    assert config.nvme is not None
+    assert changed.nvme.deadline_seconds == 2.0
+    assert changed.model_copy(update={"nvme": config.nvme}) == config
+    assert config.with_overrides(LiveOverrides()) == config
+    assert config.with_overrides(LiveOverrides(log_level="Debug")).log_level == "Debug"
+    without = make_config(nvme=None)
+    assert without.with_overrides(overrides) == without
+
+
+def test_overrides_refuse_what_is_not_live() -> None:
+    with pytest.raises(ConfigError, match=r"overrides.json.cache_epoch: .*; remove the field"):
+        parse_live_overrides('{"cache_epoch": 3}')
+
+
+@given(st.integers(64 * MIB, 1 << 42), st.integers(0, 1 << 50))
+def test_index_has_two_entries_per_chunk_within_its_bounds(dram_bytes: int, nvme_bytes: int) -> None:
+    size = index_bytes(dram_bytes, nvme_bytes)
+    assert size & (size - 1) == 0, "a power of two"
+    assert MIN_INDEX_BYTES <= size <= MAX_INDEX_BYTES
+    chunks = (dram_bytes + nvme_bytes) / (256 * 1024)
+    assert size == MAX_INDEX_BYTES or size / 64 >= 2 * chunks
+
+
+def test_package_imports_nothing() -> None:
+    """spillway/__init__.py runs inside foreign engines."""
+    program = "import sys; before = set(sys.modules); import spillway; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['spillway']"

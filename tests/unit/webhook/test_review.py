@@ -1,0 +1,114 @@
+"""One review in, one answer out; the answer is always "allowed"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from reviews import make_pod, make_review, patched
+from spillway_operator.api import Allowed, names, parse_pool
+from spillway_operator.injection import Facts, inject
+from spillway_operator.webhook.api_server import ApiServerError
+from spillway_operator.webhook.metrics import REGISTRY
+from spillway_operator.webhook.patch import build_patch
+from spillway_operator.webhook.review import MAX_WARNING_CHARACTERS, UnreadableReview, answer
+
+POOL = parse_pool(
+    {"metadata": {"name": "chat", "namespace": "team-a", "uid": "u"}, "spec": {"tiers": {"dram": {"capacity": "1Gi"}}}}
+)
+FACTS = Facts(pool=POOL, allowed=Allowed("registry.example/sidecar:1"))
+
+
+async def known(namespace: str, pool: str) -> Facts:
+    assert (namespace, pool) == ("team-a", "chat")
+    return FACTS
+
+
+async def unreachable(namespace: str, pool: str) -> Facts:
+    raise ApiServerError("get /apis: timed out")
+
+
+async def broken(namespace: str, pool: str) -> Facts:
+    raise ZeroDivisionError
+
+
+async def never(namespace: str, pool: str) -> Facts:
+    raise AssertionError("nothing needs to be known about this pod")
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def respond(pod: Any, gather: Any) -> dict[str, Any]:
+    review = await answer(make_review(pod), gather)
+    response: dict[str, Any] = review["response"]
+    assert response["uid"] == "4b1d"
+    assert response["allowed"] is True
+    return response
+
+
+async def test_injects_by_patch() -> None:
+    pod = make_pod()
+    response = await respond(pod, known)
+    assert patched(pod, response) == inject(pod, FACTS).pod
+    assert "warnings" not in response
+
+
+async def test_second_call_changes_nothing() -> None:
+    injected = inject(make_pod(), FACTS).pod
+    assert "patch" not in await respond(injected, never)
+
+
+async def test_pod_that_opted_out_is_not_looked_at() -> None:
+    pod = make_pod()
+    pod["metadata"]["labels"][names.INJECT_LABEL] = "false"
+    assert "patch" not in await respond(pod, never)
+
+
+async def test_skip_is_annotated_warned_of_and_counted() -> None:
+    before = counted("spillway_webhook_skips_total", reason="host-ipc")
+    pod = make_pod(hostIPC=True)
+    response = await respond(pod, known)
+    after = patched(pod, response)
+    assert after["metadata"]["annotations"] == {names.SKIPPED_ANNOTATION: "host-ipc"}
+    assert after["spec"] == pod["spec"]
+    assert response["warnings"][0].startswith("no Spillway sidecar (host-ipc): spec.hostIPC is true")
+    assert counted("spillway_webhook_skips_total", reason="host-ipc") == before + 1
+
+
+@pytest.mark.parametrize(("gather", "kind"), [(unreachable, "api-server"), (broken, "unexpected")])
+async def test_failure_of_ours_lets_the_pod_start_plain(gather: Any, kind: str) -> None:
+    before = counted("spillway_webhook_errors_total", kind=kind)
+    pod = make_pod()
+    response = await respond(pod, gather)
+    assert patched(pod, response)["metadata"]["annotations"] == {names.SKIPPED_ANNOTATION: "injection-failed"}
+    assert len(response["warnings"][0]) <= MAX_WARNING_CHARACTERS
+    assert counted("spillway_webhook_errors_total", kind=kind) == before + 1
+
+
+@pytest.mark.parametrize(
+    "pod", [{}, {"metadata": None}, {"metadata": {"labels": {names.POOL_LABEL: "chat"}}}, [], "x", None]
+)
+async def test_strange_pod_is_allowed(pod: Any) -> None:
+    await respond(pod, known)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"request": {}}', b'{"request": null}'])
+async def test_what_is_no_review_is_told_so(body: bytes) -> None:
+    with pytest.raises(UnreadableReview, match="no AdmissionReview"):
+        await answer(body, never)
+
+
+def test_patch_of_equal_pods_is_empty() -> None:
+    assert build_patch(make_pod(), make_pod()) == []
+
+
+def test_patch_adds_replaces_and_removes() -> None:
+    before = {"metadata": {"a": 1, "b": 1}, "spec": {"c": [1]}}
+    after = {"metadata": {"b": 2, "d": 1}, "spec": {"c": [1]}}
+    assert build_patch(before, after) == [
+        {"op": "remove", "path": "/metadata/a"},
+        {"op": "replace", "path": "/metadata/b", "value": 2},
+        {"op": "add", "path": "/metadata/d", "value": 1},
+    ]
