@@ -91,6 +91,8 @@ def make_engine(
                 "metadata": {"labels": pod_labels},
                 "spec": {
                     "terminationGracePeriodSeconds": 5,
+                    # A Service named vllm would otherwise set VLLM_PORT, which vLLM takes for a setting of its own.
+                    "enableServiceLinks": False,
                     "containers": [container],
                     "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}],
                 },
