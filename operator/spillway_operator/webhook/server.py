@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import structlog
@@ -60,11 +61,9 @@ class Server:
         return web.Response(text="ok")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        return (
-            web.Response(text="ok")
-            if self.ready
-            else web.Response(text="caches, certificate or keys missing", status=503)
-        )
+        if self.ready:
+            return web.Response(text="ok")
+        return web.Response(text="caches, certificate or keys missing", status=503)
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +103,13 @@ async def _listen(
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=10.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, port=port, ssl_context=certificate.context if certificate else None)
-    await site.start()
-    return int(runner.addresses[0][1])
+    listening = _bind(port)
+    await web.SockSite(runner, listening, ssl_context=certificate.context if certificate else None).start()
+    return int(listening.getsockname()[1])
+
+
+def _bind(port: int) -> socket.socket:
+    """One socket for both families, so that port 0 is one port."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+    return socket.create_server(("", port), backlog=128)
