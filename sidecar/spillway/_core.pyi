@@ -7,7 +7,85 @@ which also covers the fingerprint. Slots are int32, native byte order: byte offs
 Source of every layout: docs/formats.md.
 """
 
-from typing import Final, final
+from typing import Any, Final, final
+
+__all__ = [
+    "ABI",
+    "COUNTER_NAMES",
+    "COUNT_FAIL_OPEN",
+    "COUNT_GATE_DECLINED",
+    "COUNT_HIT_KEYS",
+    "COUNT_LOADED_CHUNKS",
+    "COUNT_LOADED_TOKENS",
+    "COUNT_LOAD_FAILURES",
+    "COUNT_LOOKUP_KEYS",
+    "COUNT_MISS_KEYS",
+    "COUNT_NVME_KEYS",
+    "COUNT_RING_FULL",
+    "COUNT_STORED_CHUNKS",
+    "COUNT_STORE_DECLINED",
+    "EV_ADOPTED",
+    "EV_ENGINE_ATTACHED",
+    "EV_ENGINE_DEAD",
+    "EV_ENGINE_READY",
+    "EV_ENGINE_REFUSED",
+    "EV_FREED",
+    "EV_INSERTED",
+    "EV_LEASE_WANTED",
+    "EV_NVME_STATE",
+    "EV_PROMOTE",
+    "EV_QUARANTINED",
+    "EV_READ",
+    "EV_SCANNED",
+    "EV_SCAN_DONE",
+    "EV_USED",
+    "EV_WRITTEN",
+    "EXTENT_BYTES",
+    "HEADER_BYTES",
+    "HIT",
+    "KEY_BYTES",
+    "MAX_GRANTED",
+    "MAX_GROUPS",
+    "MAX_RANKS",
+    "MAX_TICKETS",
+    "MAX_TICKET_SLOTS",
+    "MISS",
+    "NVME",
+    "NVME_ACTIVE",
+    "NVME_BROKEN",
+    "NVME_OFF",
+    "NVME_SCANNING",
+    "OUTCOME_NAMES",
+    "OUT_CORRUPT_HEADER",
+    "OUT_CORRUPT_PAYLOAD",
+    "OUT_GONE",
+    "OUT_IO_ERROR",
+    "OUT_MISPLACED",
+    "OUT_OK",
+    "OUT_TIMEOUT",
+    "OUT_WRONG_KEY",
+    "PAGE_BYTES",
+    "REFUSED_ABI",
+    "REFUSED_FAULT",
+    "REFUSED_GEOMETRY",
+    "REFUSED_STALE",
+    "REFUSED_TABLE_FULL",
+    "STATE_ACCEPTED",
+    "STATE_NEW",
+    "STATE_REFUSED",
+    "TIER_DRAM",
+    "TIER_NVME",
+    "AbiMismatch",
+    "AttachError",
+    "Attachment",
+    "CoreError",
+    "NvmeOptions",
+    "Plane",
+    "PlaneBusy",
+    "PlaneError",
+    "SidecarAbsent",
+    "__version__",
+]
 
 __version__: Final[str]
 
@@ -114,8 +192,8 @@ class NvmeOptions:
     """What the NVMe tier shall be. direct: "auto" falls back to buffered with a visible condition, "required" turns
     the tier off instead, "off" is buffered."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         capacity_bytes: int,
         subdir: str = "",
@@ -124,7 +202,7 @@ class NvmeOptions:
         direct: str = "auto",
         deadline_ms: int = 250,
         reserve_percent: int = 0,
-    ) -> None: ...
+    ) -> NvmeOptions: ...
 
 @final
 class Plane:
@@ -148,7 +226,7 @@ class Plane:
         Raises PlaneBusy, PlaneError.
         """
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> dict[str, Any]:
         """What open found: abi, adopted (bool), reason (why not), arena_bytes_asked, arena_bytes, entries (capacity),
         adopted_chunks, repaired_entries,
         quarantined_slots, requeued_slots, engines_kept, and nvme: {state, reason, message, slot_number, direct,
@@ -199,7 +277,7 @@ class Plane:
     def nvme_slots(self, class_id: int) -> tuple[int, int]:
         """(free, total) NVMe slots of this class, counted like the DRAM ones; (0, 0) without the tier."""
 
-    def stats(self) -> dict[str, object]:
+    def stats(self) -> dict[str, Any]:
         """Counters since open and gauges:
 
         hop_bytes {engine_to_arena, arena_to_engine, arena_to_nvme, nvme_to_arena} (payload only), overhead_bytes
@@ -228,7 +306,7 @@ class Attachment:
     Apart from the constructor only ValueError is raised, for arguments of the wrong size.
     """
 
-    def __init__(self, root: str, incarnation: bytes, n_ranks: int, n_groups: int, rank: int) -> None:
+    def __new__(cls, root: str, incarnation: bytes, n_ranks: int, n_groups: int, rank: int) -> Attachment:
         """rank -1 is the scheduler. The first process of an incarnation makes its control file. incarnation: 16
         random bytes, never reused.
 

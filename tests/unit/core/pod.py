@@ -73,7 +73,7 @@ class Pod:
         self.plane = self.open()
 
     def open(self) -> _core.Plane:
-        return _core.Plane.open(str(self.root), self.arena_mib * MIB, 4 * MIB, self.nvme, **self.options)  # type: ignore[arg-type]
+        return _core.Plane.open(str(self.root), self.arena_mib * MIB, 4 * MIB, self.nvme, **self.options)
 
     def restart(self) -> None:
         """A successor on the same files."""
@@ -139,15 +139,19 @@ class Pod:
         engine.scheduler.end_step()
         return answers
 
-    def load(self, engine: Engine, numbers: range) -> list[bytes]:
-        """Pin, copy, acknowledge: the payloads."""
+    def pin(self, engine: Engine, numbers: range) -> tuple[int, tuple[int, ...]]:
+        """One step that takes a ticket for chunks that are HIT."""
         assert engine.scheduler.lookup(keys_of(numbers)) == bytes([_core.HIT]) * len(numbers)
         taken = engine.scheduler.take_ticket(keys_of(numbers))
         engine.scheduler.end_step()
         assert taken is not None
-        ticket, slots = taken
+        return taken[0], slots_of(taken[1])
+
+    def load(self, engine: Engine, numbers: range) -> list[bytes]:
+        """Pin, copy, acknowledge: the payloads."""
+        ticket, slots = self.pin(engine, numbers)
         with engine.arena() as arena:
-            starts = [slot * _core.PAGE_BYTES + _core.HEADER_BYTES for slot in slots_of(slots)]
+            starts = [slot * _core.PAGE_BYTES + _core.HEADER_BYTES for slot in slots]
             loaded = [arena[start : start + engine.length] for start in starts]
         for rank in engine.ranks:
             rank.ack(ticket)

@@ -81,14 +81,12 @@ def test_a_step_holds_up_recycling_until_it_ends(pod: Pod) -> None:
 def test_a_ticket_pins_until_every_rank_acknowledged(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(2))
-    engine.scheduler.lookup(keys_of(range(2)))
-    ticket, slots = engine.scheduler.take_ticket(keys_of(range(2)))
-    engine.scheduler.end_step()
+    ticket, slots = pod.pin(engine, range(2))
     pod.plane.evict_dram([pod.key16(0), pod.key16(1)])
     engine.ranks[0].ack(ticket)
     for _ in range(5):
         pod.turn()
-    assert pod.plane.stats()["pinned_slots"] == len(slots) // 4 == 2
+    assert pod.plane.stats()["pinned_slots"] == len(slots) == 2
     assert pod.plane.stats()["recycling_slots"] == 2
     engine.ranks[1].ack(ticket)
     pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
@@ -106,8 +104,7 @@ def test_no_ticket_outside_a_step_or_for_a_miss(pod: Pod) -> None:
 def test_a_cancelled_ticket_pins_nothing(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(1))
-    engine.scheduler.lookup(key_of(0))
-    ticket, _slots = engine.scheduler.take_ticket(key_of(0))
+    ticket, _slots = pod.pin(engine, range(1))
     engine.scheduler.cancel_ticket(ticket)
     assert engine.scheduler.open_tickets() == 0
 

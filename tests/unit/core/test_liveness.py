@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from spillway import _core
 
 from .pod import Pod, key_of
@@ -36,19 +35,20 @@ def engine_process(
         key,
     ]
     process = subprocess.Popen(command, cwd=WORKSPACE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
+    stdout = process.stdout
+    assert stdout is not None
+    os.set_blocking(stdout.fileno(), False)
     try:
-        line = pod.until(f"the {roles} process", lambda: process.poll() is None and process.stdout.readline(), 20)
+        line = pod.until(f"the {roles} process", lambda: process.poll() is None and stdout.readline(), 20)
         yield process, json.loads(line)
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        stdout.close()
 
 
 def count_of(pod: Pod, name: str) -> int:
-    return int(pod.plane.stats()[name])  # type: ignore[call-overload]
+    return int(pod.plane.stats()[name])
 
 
 def waited(pod: Pod, seconds: float, holds: Callable[[], bool]) -> None:

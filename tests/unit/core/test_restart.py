@@ -7,7 +7,6 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from spillway import _core
 
 from .pod import MIB, Pod, key_of, keys_of, payload_of
@@ -65,9 +64,7 @@ def test_what_was_published_to_a_dead_daemon_is_served_by_the_next(pod: Pod) -> 
 def test_an_unlinked_slot_of_a_dead_daemon_stays_pinned(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(1))
-    engine.scheduler.lookup(key_of(0))
-    ticket, _slots = engine.scheduler.take_ticket(key_of(0))
-    engine.scheduler.end_step()
+    ticket, _slots = pod.pin(engine, range(1))
     pod.plane.evict_dram([pod.key16(0)])
     pod.restart()
     for _ in range(5):

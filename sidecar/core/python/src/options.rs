@@ -24,10 +24,10 @@ impl NvmeOptions {
 #[pymethods]
 impl NvmeOptions {
     #[new]
-    #[pyo3(signature = (*, capacity_bytes, subdir = PathBuf::new(), slots = 1, io_threads = 8, direct = "auto", deadline_ms = 250, reserve_percent = 0))]
+    #[pyo3(signature = (*, capacity_bytes, subdir = "", slots = 1, io_threads = 8, direct = "auto", deadline_ms = 250, reserve_percent = 0))]
     fn new(
         capacity_bytes: u64,
-        subdir: PathBuf,
+        subdir: &str,
         slots: u32,
         io_threads: usize,
         direct: &str,
@@ -40,6 +40,7 @@ impl NvmeOptions {
             "off" => Direct::Off,
             other => return Err(PyValueError::new_err(format!("direct is {other:?}, want 'auto', 'required' or 'off'"))),
         };
+        let subdir = PathBuf::from(subdir);
         if subdir.is_absolute() || subdir.components().any(|part| part == std::path::Component::ParentDir) {
             return Err(PyValueError::new_err(format!("subdir is {}, want a relative path without ..", subdir.display())));
         }
