@@ -61,8 +61,6 @@ class Reason(StrEnum):
     """Some pods run an earlier revision of the sidecar; they change when they are re-created."""
     SIDECARS_UNREACHABLE = "SidecarsUnreachable"
     """No sidecar's status could be read lately."""
-    TIER_UNAVAILABLE = "TierUnavailable"
-    """A sidecar runs without one of its tiers; the message says which and why."""
     ENGINE_NEVER_ATTACHED = "EngineNeverAttached"
     """A pod has been ready for 10 minutes and its engine has not attached to the sidecar."""
     DISK_CLEANUP_RUNNING = "DiskCleanupRunning"
