@@ -158,10 +158,11 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Every slot is free, leased or holds a chunk: none was lost.
-fn check_slots(plane: &Plane, chunks: u64) {
+/// Every slot is free, leased or holds a chunk, and every lease waits for the engine, which holds none by now: nothing was lost.
+fn check_slots(plane: &Plane, engine: &Engine, chunks: u64) {
     let (free, total) = plane.dram_slots(0);
     let leases: usize = plane.stats().engines.iter().map(|engine| engine.leases).sum();
+    assert_eq!(leases as u64, engine.scheduler.granted(0).unwrap(), "leases that the engine knows nothing of");
     assert_eq!(free + leases as u64 + chunks, total, "free {free}, leased {leases}, chunks {chunks}");
 }
 
@@ -191,7 +192,7 @@ fn kill_and_take_over(crash_at: &str, evicts: bool) {
     if evicts {
         assert!(hits >= usize::from(CHUNKS) / 2 && store.answers().iter().all(|answer| [HIT, MISS].contains(answer)));
     }
-    check_slots(&plane, hits as u64);
+    check_slots(&plane, &store.engine, hits as u64);
     assert_eq!(plane.stats().dram.chunks, hits as u64);
 }
 
