@@ -1,0 +1,242 @@
+"""Spillway's connector for vLLM 0.32: vLLM's offloading connector, with the session, the identity and failing open put in.
+
+Every hook that vLLM calls is guarded. The first failure makes this side of the connector inert for good: one log line, a counter, what
+is under way is reported as failed so that the engine recomputes it, and nothing is looked up or stored after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1, KVConnectorRole
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import (
+    build_offloading_config,
+    get_offloading_group_ids,
+)
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector import OffloadingConnector
+from vllm.v1.kv_offload.config import OffloadingConfig
+
+from spillway.adapters.vllm.chunking import block_bytes, decide_blocks_per_chunk, refuse_unsupported
+from spillway.adapters.vllm.fingerprint import RankFacts
+from spillway.adapters.vllm.plugin import INCARNATION
+from spillway.adapters.vllm.rank_side import RankSide
+from spillway.adapters.vllm.scheduler_side import SchedulerSide
+from spillway.adapters.vllm.slots import SpillwayMetadata, SpillwayWorkerMetadata
+from spillway.client import read_settings
+
+log = logging.getLogger("vllm.spillway")
+Answer = TypeVar("Answer")
+
+
+class _NoMetrics(KVConnectorPromMetrics):
+    """For an engine whose connector metrics cannot be made: Spillway's own are the sidecar's anyway."""
+
+    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+        pass
+
+
+def prepare_config(vllm_config: Any, kv_cache_config: Any) -> OffloadingConfig:
+    """Decide the chunk size and translate vLLM's configuration. Raises Unsupported."""
+    refuse_unsupported(vllm_config, kv_cache_config)
+    extra = vllm_config.kv_transfer_config.kv_connector_extra_config
+    tokens = [
+        kv_cache_config.kv_cache_groups[group_id].kv_cache_spec.block_size
+        for group_id in get_offloading_group_ids(kv_cache_config)
+    ]
+    # Ranks of an MLA model hold the same bytes and share one slice.
+    ranks = 1 if vllm_config.model_config.use_mla else vllm_config.parallel_config.world_size
+    extra["blocks_per_chunk"] = decide_blocks_per_chunk(block_bytes(kv_cache_config), tokens, ranks)
+    return build_offloading_config(vllm_config, kv_cache_config)
+
+
+def incarnation_of(vllm_config: Any) -> bytes:
+    """16 bytes that this engine's processes share and no other engine has: data-parallel replicas share a configuration."""
+    seed = vllm_config.kv_transfer_config.kv_connector_extra_config[INCARNATION]
+    return hashlib.sha256(f"{seed} {vllm_config.parallel_config.data_parallel_index}".encode()).digest()[:16]
+
+
+class SpillwayConnector(OffloadingConnector):
+    """One object per role; `_scheduler_side` or `_rank_side` is set while it is not inert."""
+
+    def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
+        KVConnectorBase_V1.__init__(self, vllm_config, role, kv_cache_config)
+        self._canonical_layout = False
+        self.connector_scheduler: Any = None
+        self.connector_worker: Any = None
+        self._scheduler_side: SchedulerSide | None = None
+        self._rank_side: RankSide | None = None
+        self._abandoned: set[str] = set()
+        self._problem: str | None = None
+        self._guard(None, self._set_up, role)
+
+    def _set_up(self, role: KVConnectorRole) -> None:
+        settings = read_settings()
+        config = prepare_config(self._vllm_config, self._kv_cache_config)
+        parts = (settings, config, incarnation_of(self._vllm_config), self._vllm_config, self._kv_cache_config)
+        if role == KVConnectorRole.SCHEDULER:
+            self._scheduler_side = SchedulerSide(*parts)
+            self.connector_scheduler = self._scheduler_side.scheduler
+        else:
+            self._rank_side = RankSide(*parts)
+            self.connector_worker = self._rank_side.rank
+
+    def _guard(self, default: Answer, hook: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+        """Call a hook; `default` once something has failed."""
+        if self._problem is not None:
+            return default
+        try:
+            return hook(*args, **kwargs)
+        except Exception as error:  # the engine's edge: Spillway goes away, the engine stays
+            self._problem = f"{type(error).__name__}: {error}"
+            log.warning("Spillway stays off: %s", self._problem, exc_info=log.isEnabledFor(logging.DEBUG))
+            self._fail_open()
+            return default
+
+    def _fail_open(self) -> None:
+        try:
+            if self._scheduler_side is not None:
+                self._abandoned |= self._scheduler_side.give_up()
+            if self._rank_side is not None:
+                self._rank_side.give_up()
+        except Exception as error:  # noqa: BLE001  as above
+            log.warning("Spillway could not give up cleanly: %s: %s", type(error).__name__, error)
+
+    # The scheduler's hooks
+
+    def on_new_request(self, request: Any) -> None:
+        self._guard(None, self._on_new_request, request)
+
+    def _on_new_request(self, request: Any) -> None:
+        assert self._scheduler_side is not None
+        super().on_new_request(request)
+        self._scheduler_side.new_request(request)
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        nothing: tuple[int | None, bool] = (0, False)
+        return self._guard(nothing, self._match, request, num_computed_tokens)
+
+    def _match(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        assert self._scheduler_side is not None
+        early = self._scheduler_side.resolve(request, num_computed_tokens)
+        return early if early is not None else super().get_num_new_matched_tokens(request, num_computed_tokens)
+
+    def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[Any, int]:
+        return self._guard({}, super().get_external_cache_hit_sources, request, num_external_tokens)
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        if num_external_tokens and self._problem is not None:
+            self._abandoned.add(request.request_id)
+            return
+        self._guard(None, self._after_alloc, request, blocks, num_external_tokens)
+        if num_external_tokens and self._problem is not None:
+            self._abandoned.add(request.request_id)
+
+    def _after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        assert self._scheduler_side is not None
+        super().update_state_after_alloc(request, blocks, num_external_tokens)
+        self._scheduler_side.session.scheduled(request.request_id)
+
+    def build_connector_meta(self, scheduler_output: Any) -> SpillwayMetadata:
+        meta = self._guard(None, self._build_meta, scheduler_output)
+        if meta is None:
+            meta = SpillwayMetadata({}, {}, None, self._abandoned)
+            self._abandoned = set()
+        return meta
+
+    def _build_meta(self, scheduler_output: Any) -> SpillwayMetadata:
+        assert self._scheduler_side is not None
+        return self._scheduler_side.sent(super().build_connector_meta(scheduler_output), scheduler_output)
+
+    def has_pending_push_work(self) -> bool:
+        return bool(self._abandoned) or self._guard(False, super().has_pending_push_work)
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        self._guard(None, self._update_output, connector_output)
+
+    def _update_output(self, connector_output: Any) -> None:
+        assert self._scheduler_side is not None
+        self._scheduler_side.before_completion(connector_output)
+        super().update_connector_output(connector_output)
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        return self._guard((False, None), super().request_finished, request, block_ids)
+
+    def request_finished_all_groups(
+        self, request: Any, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        return self._guard((False, None), super().request_finished_all_groups, request, block_ids)
+
+    def take_events(self) -> Iterable[Any]:
+        return self._guard((), lambda: list(super(SpillwayConnector, self).take_events()))
+
+    def reset_cache(self) -> bool | None:
+        return self._guard(True, super().reset_cache)
+
+    def set_xfer_handshake_metadata_pp_aware(self, metadata: dict[tuple[int, int], Any]) -> None:
+        self._guard(None, self._learn_ranks, list(metadata.values()))
+
+    def _learn_ranks(self, facts: list[Any]) -> None:
+        assert self._scheduler_side is not None
+        self._scheduler_side.learn_ranks([fact for fact in facts if isinstance(fact, RankFacts)])
+
+    # The ranks' hooks
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        self._guard(None, super().register_kv_caches, kv_caches)
+
+    def get_handshake_metadata(self) -> RankFacts | None:
+        facts = self._guard(None, lambda: self._rank_side.facts() if self._rank_side is not None else None)
+        rank = self._vllm_config.parallel_config.rank
+        return facts or RankFacts(rank, {}, "", 0, (), self._problem or "it has no KV cache")
+
+    def handle_preemptions(self, kv_connector_metadata: Any) -> None:
+        if self._rank_side is not None:
+            self._rank_side.reports.expect(kv_connector_metadata)
+        self._guard(None, super().handle_preemptions, kv_connector_metadata)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        if self._rank_side is not None:
+            self._rank_side.reports.expect(self._connector_metadata)
+        self._guard(None, super().start_load_kv, forward_context, **kwargs)
+
+    def wait_for_save(self) -> None:
+        self._guard(None, super().wait_for_save)
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
+        side = self._rank_side
+        if side is None:
+            return KVConnectorTransferResults()
+        self._guard(None, side.rank.collect)
+        if self._problem is not None:
+            side.reports.fail(side.reports.open_jobs())
+        return side.reports.take_results()
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str], set[str]]:
+        results = self.get_transfer_results(finished_req_ids)
+        return results.finished_sending, results.finished_recving
+
+    def build_connector_worker_meta(self) -> SpillwayWorkerMetadata | None:
+        return None if self._rank_side is None else self._rank_side.reports.take_meta()
+
+    # Both
+
+    def get_kv_connector_stats(self) -> Any:
+        return self._guard(None, super().get_kv_connector_stats)
+
+    def shutdown(self) -> None:
+        self._guard(None, super().shutdown)
+
+    @classmethod
+    def build_prom_metrics(
+        cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
+    ) -> KVConnectorPromMetrics:
+        try:
+            return super().build_prom_metrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        except Exception as error:  # noqa: BLE001  the engine's edge: metrics are worth no start
+            log.warning("vLLM's connector metrics stay off: %s: %s", type(error).__name__, error)
+            return _NoMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)

@@ -1,0 +1,215 @@
+"""The scheduler's half of the connector: the session, the identity, and an account of the jobs that are under way.
+
+vLLM forgets its jobs at `reset_cache` while the ranks still copy; the account here does not, so leases come back when the copies are
+over and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import OffloadingConnectorScheduler
+from vllm.v1.kv_offload.config import OffloadingConfig
+
+from spillway.adapters.vllm.fingerprint import RankFacts, describe, seal
+from spillway.adapters.vllm.manager import SpillwayManager
+from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata
+from spillway.adapters.vllm.spec import SpillwaySpec
+from spillway.client import ClientSettings, Gate, Group, IdentityUnknown, Link, Session, Verdict
+
+log = logging.getLogger("vllm.spillway")
+
+
+class _Quiet(logging.Filter):
+    """Drops vLLM's warning about every step without a free slot; the sidecar counts them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "cannot store chunks" not in str(record.msg)
+
+
+@dataclass
+class _Job:
+    ranks_left: int
+    started: float
+    keys: set[Any]
+    places: list[tuple[int, int]]
+    store: bool
+    payload_bytes: int
+    failed: bool = False
+
+
+class SchedulerSide:
+    """`scheduler` is vLLM's; everything else decides what it gets to see."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        config: OffloadingConfig,
+        incarnation: bytes,
+        vllm_config: Any,
+        kv_cache_config: Any,
+    ) -> None:
+        self._settings = settings
+        self._config = config
+        self._vllm_config = vllm_config
+        self._kv_cache_config = kv_cache_config
+        self._ranks = config.parallel.world_size
+        groups = tuple(group.group_id for group in config.groups)
+        tokens = tuple(group.tokens_per_block * config.cache.blocks_per_chunk for group in config.groups)
+        self.link = Link(settings.root, incarnation, self._ranks, len(groups))
+        self.gate = Gate(vllm_config.scheduler_config.max_num_batched_tokens)
+        self.session = Session(self.link, self.gate, settings.io_deadline_seconds)
+        self._manager = SpillwayManager(self.session, groups, tokens)
+        self.scheduler = OffloadingConnectorScheduler(
+            SpillwaySpec(config, manager=self._manager), vllm_config, kv_cache_config
+        )
+        logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_Quiet())
+        self._jobs: dict[int, _Job] = {}
+        self._before: set[str] = set()
+        self._description: dict[str, Any] | None = None
+        self._cold_reason: str | None = None
+        self._sealed = False
+        self.link.attachment()
+
+    # Identity
+
+    def learn_ranks(self, facts: list[RankFacts]) -> None:
+        """All ranks have spoken: describe the engine, off the engine's loop, because weights are read for it."""
+        problems = [f"rank {fact.rank}: {fact.problem}" for fact in facts if fact.problem is not None]
+        per_chunk = self._config.cache.blocks_per_chunk
+        problems += [
+            f"rank {fact.rank}: {fact.blocks_per_chunk} blocks per chunk, the scheduler has {per_chunk}"
+            for fact in facts
+            if fact.problem is None and fact.blocks_per_chunk != per_chunk
+        ]
+        if len(facts) != self._ranks:
+            problems.append(f"{len(facts)} of {self._ranks} ranks have spoken")
+        if problems:
+            self._stay_cold("; ".join(problems))
+            return
+        threading.Thread(target=self._describe, args=(facts,), name="spillway-identity", daemon=True).start()
+
+    def _describe(self, facts: list[RankFacts]) -> None:
+        try:
+            self._description = describe(
+                self._vllm_config,
+                self._kv_cache_config,
+                facts,
+                blocks_per_chunk=self._config.cache.blocks_per_chunk,
+                cache_epoch=self._settings.cache_epoch,
+            )
+        except IdentityUnknown as error:
+            self._stay_cold(str(error))
+        except Exception as error:  # noqa: BLE001  the engine's edge: no identity, no cache
+            self._stay_cold(f"{type(error).__name__}: {error}")
+
+    def _stay_cold(self, reason: str) -> None:
+        self._cold_reason = reason
+        log.warning("Spillway caches nothing for this engine: %s", reason)
+
+    def _seal(self) -> None:
+        """The first request is here, so vLLM has set NONE_HASH."""
+        if self._sealed or self._description is None or self._cold_reason is not None:
+            return
+        try:
+            self.session.set_fingerprint(seal(self._description))
+            self._sealed = True
+        except IdentityUnknown as error:
+            self._stay_cold(str(error))
+
+    # Requests
+
+    def new_request(self, request: Any) -> None:
+        """A LoRA adapter's content is in no block hash, so its requests are left alone."""
+        self._seal()
+        if request.lora_request is not None:
+            self._manager.exclude(request.request_id)
+
+    def resolve(self, request: Any, computed_tokens: int) -> tuple[int | None, bool] | None:
+        """Look the request up in one call. An answer for vLLM, or None: vLLM's own walk over the result gives it."""
+        self._seal()
+        if self._manager.is_excluded(request.request_id):
+            return 0, False
+        status = self.scheduler._req_status[request.request_id]
+        if status.transfer_jobs or request.skip_reading_prefix_cache:
+            return None
+        status.update_offload_keys()
+        groups = [
+            Group(state.offload_keys, config.tokens_per_chunk, config.load_window_size_in_chunks(request.num_tokens))
+            for config, state in zip(self.scheduler.config.kv_group_configs, status.group_states, strict=True)
+        ]
+        verdict = self.session.resolve(request.request_id, groups, computed_tokens, request.num_tokens)
+        return (None, False) if verdict is Verdict.WAIT else None
+
+    # Jobs
+
+    def sent(self, meta: OffloadingConnectorMetadata, scheduler_output: Any) -> SpillwayMetadata:
+        """Take account of the jobs that go to the ranks with this step."""
+        now = time.monotonic()
+        for jobs, store in ((meta.load_jobs, False), (meta.store_jobs, True)):
+            for job_id, job in jobs.items():
+                spec = job.dst_spec if store else job.src_spec
+                assert isinstance(spec, SlotSpec)
+                places = [(group, slot) for group, slots in enumerate(spec.slots) for slot in slots]
+                keys = self.scheduler._jobs[job_id].keys
+                self._jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
+        self._observe_step(scheduler_output)
+        return SpillwayMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush)
+
+    def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
+        geometry = self.link.geometry
+        return sum(geometry[group].payload_bytes for group, _slot in places) if geometry is not None else 0
+
+    def _observe_step(self, scheduler_output: Any) -> None:
+        """Feed the gate: a request that gets more than one token is prefilling."""
+        scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
+        cached = scheduler_output.scheduled_cached_reqs
+        computed = {request.req_id: request.num_computed_tokens for request in scheduler_output.scheduled_new_reqs}
+        computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        prefills = {request_id: tokens for request_id, tokens in scheduled.items() if tokens > 1}
+        contexts = [computed.get(request_id, 0) + tokens for request_id, tokens in prefills.items()]
+        self.gate.step_scheduled(
+            prefill_tokens=sum(prefills.values()),
+            total_tokens=scheduler_output.total_num_scheduled_tokens,
+            context_tokens=sum(contexts) // len(contexts) if contexts else 0,
+            continues=not self._before.isdisjoint(scheduled),
+        )
+        self._before = set(scheduled)
+
+    def before_completion(self, output: Any) -> None:
+        """What the ranks report, before vLLM acts on it: failures first, and what vLLM has forgotten."""
+        for request_id in output.failed_recving or ():
+            self.session.deny(request_id)
+        meta = output.kv_connector_worker_meta
+        if meta is None:
+            return
+        failed_jobs: set[int] = getattr(meta, "failed_jobs", set())
+        for job_id, count in meta.completed_jobs.items():
+            job = self._jobs.get(job_id)
+            if job is None:
+                continue
+            job.ranks_left -= count
+            job.failed |= job_id in failed_jobs
+            if job.ranks_left <= 0:
+                del self._jobs[job_id]
+                self._completed(job_id, job)
+
+    def _completed(self, job_id: int, job: _Job) -> None:
+        if not job.store:
+            if not job.failed:
+                self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
+        elif job_id not in self.scheduler._jobs:
+            self.session.abandon(job.places)
+        elif job.failed:
+            self.session.stored(job.keys, failed=True)
+
+    def give_up(self) -> set[str]:
+        """After a failure: end the step, count, and name the requests whose load never reached the ranks."""
+        self.session.step_ended()
+        self.session.count_fail_open()
+        return {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
