@@ -1,0 +1,1 @@
+"""The sidecar process, started for real on a folder."""
