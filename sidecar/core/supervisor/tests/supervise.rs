@@ -1,0 +1,89 @@
+//! The real binary over real children.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn supervise(script: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_spillway-supervisor"))
+        .args(["--", "sh", "-c", script])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the supervisor starts")
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("waited 20 s for {what}");
+}
+
+/// (restarts, pid) that the child of this life wrote.
+fn life(file: &Path) -> Option<(u64, i32)> {
+    let text = fs::read_to_string(file).ok()?;
+    let (restarts, pid) = text.trim().split_once(' ')?;
+    Some((restarts.parse().ok()?, pid.parse().ok()?))
+}
+
+fn send(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill runs");
+    assert!(status.success());
+}
+
+/// A child that says who it is and then waits; the write is whole because of the rename.
+fn patient(file: &Path) -> String {
+    let file = file.display();
+    format!("echo $SPILLWAY_DAEMON_RESTARTS $$ > {file}.tmp; mv {file}.tmp {file}; exec sleep 600")
+}
+
+#[test]
+fn a_killed_daemon_is_restarted_and_told_how_often() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("life");
+    let mut supervisor = supervise(&patient(&file));
+    let (restarts, pid) = wait_for("the first life", || life(&file));
+    assert_eq!(restarts, 0);
+    let killed = Instant::now();
+    send(pid as u32, "-KILL");
+    let (restarts, second) = wait_for("the second life", || life(&file).filter(|(_, other)| *other != pid));
+    assert!(killed.elapsed() < Duration::from_secs(2), "the first restart does not wait");
+    assert_eq!(restarts, 1);
+    assert_ne!(second, pid);
+    send(supervisor.id(), "-TERM");
+    let status = supervisor.wait().expect("it ends");
+    assert_eq!(status.code(), Some(128 + 15), "the daemon's own end is passed on");
+}
+
+#[test]
+fn a_missing_command_does_not_end_the_supervisor() {
+    let mut supervisor = Command::new(env!("CARGO_BIN_EXE_spillway-supervisor"))
+        .args(["--", "/nonexistent/daemon"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the supervisor starts");
+    let stderr = supervisor.stderr.take().expect("piped");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    for _ in 0..3 {
+        let line = lines.next().expect("it goes on trying").expect("text");
+        assert!(line.contains("cannot start /nonexistent/daemon"), "{line}");
+    }
+    assert!(supervisor.try_wait().expect("still ours").is_none());
+    send(supervisor.id(), "-TERM");
+    assert_eq!(supervisor.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn sigterm_reaches_the_daemon_and_its_exit_code_is_the_containers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ready");
+    let mut supervisor = supervise(&format!("trap 'exit 7' TERM; touch {}; while :; do sleep 0.05; done", file.display()));
+    wait_for("the daemon to listen", || file.exists().then_some(()));
+    send(supervisor.id(), "-TERM");
+    assert_eq!(supervisor.wait().expect("it ends").code(), Some(7));
+}
