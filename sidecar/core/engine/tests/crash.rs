@@ -8,20 +8,39 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use spillway_engine::attach::{Attachment, HIT, MISS};
+use spillway_engine::attach::{Attachment, HIT, MISS, NVME};
 use spillway_engine::key::{Key16, Key36, derive};
+use spillway_engine::nvme::{Direct, NvmeConfig};
 use spillway_engine::plane::{Kind, OpenOptions, Plane};
 
 const PAYLOAD: usize = 200_000;
 const FINGERPRINT: [u8; 32] = [7; 32];
 const CHUNKS: u8 = 6;
 
-fn options(root: &Path) -> OpenOptions {
+/// What the daemon does besides granting.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Store,
+    /// Evicts the even chunks once all are stored.
+    Evict,
+    /// Writes all to NVMe, evicts them from DRAM, reads what is wanted.
+    Promote,
+}
+
+fn options(root: &Path, role: Role) -> OpenOptions {
+    let config = NvmeConfig {
+        capacity_bytes: 256 << 20,
+        slots: 1,
+        io_threads: 2,
+        direct: Direct::Auto,
+        deadline: Duration::from_secs(10),
+        reserve_percent: 0,
+    };
     OpenOptions {
         root: root.to_owned(),
         arena_bytes: 64 << 20,
         index_bytes: 1 << 20,
-        nvme: None,
+        nvme: (role == Role::Promote).then(|| (root.join("nvme"), config)),
         lock_wait: Duration::from_secs(5),
         foreign_read_quarantine: Duration::from_secs(60),
         dead_grace: Duration::from_millis(200),
@@ -42,20 +61,47 @@ fn key16(number: u8) -> Key16 {
     derive(&key(number), &FINGERPRINT)
 }
 
-/// What a daemon does: grants what is wanted; in the role "evict" it evicts the even chunks as soon as all are there.
-fn turn(plane: &mut Plane, stored: &mut HashSet<Key16>, evicts: bool) {
-    for event in plane.poll(Duration::from_millis(10), 1024) {
-        match event.kind {
-            Kind::EngineReady => _ = plane.grant(event.a as u8, 0, 8),
-            Kind::LeaseWanted => _ = plane.grant(event.a as u8, event.b as usize, event.c as u64),
-            Kind::Inserted => _ = stored.insert(event.key.unwrap()),
-            _ => {}
+/// A daemon's policy for one role.
+struct Daemon {
+    plane: Plane,
+    role: Role,
+    stored: HashSet<Key16>,
+    written: usize,
+}
+
+impl Daemon {
+    fn open(root: &Path, role: Role) -> Self {
+        Self { plane: Plane::open(options(root, role)).unwrap(), role, stored: HashSet::new(), written: 0 }
+    }
+
+    fn turn(&mut self) {
+        for event in self.plane.poll(Duration::from_millis(10), 1024) {
+            match event.kind {
+                Kind::EngineReady => _ = self.plane.grant(event.a as u8, 0, 8),
+                Kind::LeaseWanted => _ = self.plane.grant(event.a as u8, event.b as usize, event.c as u64),
+                Kind::Inserted => _ = self.stored.insert(event.key.unwrap()),
+                Kind::Written => self.written += 1,
+                Kind::Promote => _ = self.plane.read(&[event.key.unwrap()]),
+                _ => {}
+            }
+        }
+        if self.stored.len() == usize::from(CHUNKS) {
+            self.act_on_all();
         }
     }
-    if evicts && stored.len() == usize::from(CHUNKS) {
-        let even: Vec<Key16> = (1..=CHUNKS).filter(|number| number % 2 == 0).map(key16).collect();
-        plane.evict_dram(&even);
-        stored.clear();
+
+    fn act_on_all(&mut self) {
+        let keys: Vec<Key16> = (1..=CHUNKS).map(key16).collect();
+        match self.role {
+            Role::Store => return,
+            Role::Evict => _ = self.plane.evict_dram(&[keys[1], keys[3], keys[5]]),
+            Role::Promote if self.written < keys.len() => {
+                self.plane.write(&keys);
+                return;
+            }
+            Role::Promote => _ = self.plane.evict_dram(&keys),
+        }
+        self.stored.clear();
     }
 }
 
@@ -63,21 +109,27 @@ fn turn(plane: &mut Plane, stored: &mut HashSet<Key16>, evicts: bool) {
 #[test]
 fn the_daemon() {
     let Ok(root) = std::env::var("SPILLWAY_DAEMON_ROOT") else { return };
-    let evicts = std::env::var("SPILLWAY_DAEMON_EVICTS").is_ok();
-    let mut plane = Plane::open(options(Path::new(&root))).unwrap();
-    let mut stored = HashSet::new();
+    let role = match std::env::var("SPILLWAY_DAEMON_ROLE").as_deref() {
+        Ok("evict") => Role::Evict,
+        Ok("promote") => Role::Promote,
+        _ => Role::Store,
+    };
+    let mut daemon = Daemon::open(Path::new(&root), role);
     let end = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < end && !Path::new(&root).join("stop").exists() {
-        turn(&mut plane, &mut stored, evicts);
+    while Instant::now() < end {
+        daemon.turn();
     }
 }
 
-fn start_daemon(root: &Path, crash_at: &str, evicts: bool) -> Child {
+fn start_daemon(root: &Path, crash_at: &str, role: Role) -> Child {
+    let name = match role {
+        Role::Store => "store",
+        Role::Evict => "evict",
+        Role::Promote => "promote",
+    };
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "the_daemon", "--nocapture"]).env("SPILLWAY_DAEMON_ROOT", root).env("SPILLWAY_CRASH_AT", crash_at);
-    if evicts {
-        command.env("SPILLWAY_DAEMON_EVICTS", "1");
-    }
+    command.args(["--exact", "the_daemon", "--nocapture"]);
+    command.env("SPILLWAY_DAEMON_ROOT", root).env("SPILLWAY_DAEMON_ROLE", name).env("SPILLWAY_CRASH_AT", crash_at);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -133,6 +185,15 @@ impl Store {
         answers
     }
 
+    /// Ask for what is on NVMe alone.
+    fn promote(&mut self) {
+        for (number, answer) in (1..=CHUNKS).zip(self.answers()) {
+            if answer == NVME {
+                self.engine.scheduler.promote(&key(number), &[0], 1000).unwrap();
+            }
+        }
+    }
+
     /// Every HIT must be the chunk it says it is.
     fn check_hits(&mut self, root: &Path) {
         use std::os::unix::fs::FileExt;
@@ -158,74 +219,95 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Every slot is free, leased or holds a chunk, and every lease waits for the engine, which holds none by now: nothing was lost.
-fn check_slots(plane: &Plane, engine: &Engine, chunks: u64) {
-    let (free, total) = plane.dram_slots(0);
-    let leases: usize = plane.stats().engines.iter().map(|engine| engine.leases).sum();
-    assert_eq!(leases as u64, engine.scheduler.granted(0).unwrap(), "leases that the engine knows nothing of");
-    assert_eq!(free + leases as u64 + chunks, total, "free {free}, leased {leases}, chunks {chunks}");
+fn figure(plane: &Plane, name: &str) -> u64 {
+    plane.stats().plain.iter().find(|(known, _)| *known == name).unwrap().1
 }
 
-fn kill_and_take_over(crash_at: &str, evicts: bool) {
+/// Every slot is free, leased, quarantined or holds a chunk, and every lease waits for the engine, which holds none by now: nothing was lost.
+fn check_slots(plane: &Plane, engine: &Engine, chunks: u64) {
+    let (free, total) = plane.dram_slots(0);
+    let (leases, quarantined) = (figure(plane, "leases_out"), figure(plane, "quarantined_slots"));
+    assert_eq!(leases, engine.scheduler.granted(0).unwrap(), "leases that the engine knows nothing of");
+    assert_eq!(free + leases + quarantined + chunks, total, "free {free}, leased {leases}, quarantined {quarantined}, chunks {chunks}");
+}
+
+fn kill_and_take_over(crash_at: &str, role: Role) -> Plane {
     let folder = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }).unwrap();
     let root = folder.path();
     let mut store = Store { engine: attach(root), has_fingerprint: false, published: 0 };
-    let mut daemon = start_daemon(root, crash_at, evicts);
+    let mut killed = start_daemon(root, crash_at, role);
     wait_for(&format!("the daemon's death at {crash_at}"), || {
         store.step(root);
         store.check_hits(root);
-        daemon.try_wait().unwrap().is_some()
+        store.promote();
+        killed.try_wait().unwrap().is_some()
     });
-    assert!(!daemon.wait().unwrap().success(), "the daemon reached no {crash_at}");
+    assert!(!killed.wait().unwrap().success(), "the daemon reached no {crash_at}");
     store.check_hits(root);
 
-    let mut plane = Plane::open(options(root)).unwrap();
-    let mut stored = HashSet::new();
+    let mut successor = Daemon::open(root, role);
+    if role == Role::Evict {
+        successor.role = Role::Store;
+    }
     wait_for("the successor to serve all chunks", || {
-        turn(&mut plane, &mut stored, false);
+        successor.turn();
         let all_handed_over = store.step(root);
         store.check_hits(root);
-        let answers = store.answers();
-        all_handed_over && plane.stats().plain.contains(&("recycling_slots", 0)) && (evicts || answers.iter().all(|answer| *answer == HIT))
+        store.promote();
+        let settled = figure(&successor.plane, "recycling_slots") + figure(&successor.plane, "reads_in_flight") == 0;
+        all_handed_over && settled && (role == Role::Evict || store.answers().iter().all(|answer| *answer == HIT))
     });
-    let hits = store.answers().iter().filter(|answer| **answer == HIT).count();
-    if evicts {
-        assert!(hits >= usize::from(CHUNKS) / 2 && store.answers().iter().all(|answer| [HIT, MISS].contains(answer)));
-    }
-    check_slots(&plane, &store.engine, hits as u64);
-    assert_eq!(plane.stats().dram.chunks, hits as u64);
+    let answers = store.answers();
+    let hits = answers.iter().filter(|answer| **answer == HIT).count();
+    assert!(hits >= usize::from(CHUNKS) / 2 && answers.iter().all(|answer| [HIT, MISS].contains(answer)), "{answers:?}");
+    check_slots(&successor.plane, &store.engine, hits as u64);
+    assert_eq!(successor.plane.stats().dram.chunks, hits as u64);
+    successor.plane
 }
 
 #[test]
 fn killed_while_accepting_an_engine() {
-    kill_and_take_over("recorded:1", false);
+    kill_and_take_over("recorded:1", Role::Store);
 }
 
 #[test]
 fn killed_while_granting() {
     for point in ["granting:1", "granting:3", "grant-written:1", "grant-written:8", "granted:1", "granted:8"] {
-        kill_and_take_over(point, false);
+        kill_and_take_over(point, Role::Store);
     }
 }
 
 #[test]
 fn killed_while_publishing() {
     for point in ["before-tail:1", "before-tail:3", "sealed:1", "sealed:4", "inserted:1", "inserted:6"] {
-        kill_and_take_over(point, false);
+        kill_and_take_over(point, Role::Store);
     }
 }
 
 #[test]
 fn killed_while_evicting() {
     for point in ["unlinked:1", "unlinked:3"] {
-        kill_and_take_over(point, true);
+        kill_and_take_over(point, Role::Evict);
     }
 }
 
 #[test]
 fn a_torn_entry_costs_its_chunk_and_nothing_else() {
     for point in ["entry-odd:2", "entry-torn:2", "entry-odd:7", "entry-torn:8"] {
-        let evicts = point.ends_with('7') || point.ends_with('8');
-        kill_and_take_over(point, evicts);
+        let role = if point.ends_with('2') { Role::Store } else { Role::Evict };
+        kill_and_take_over(point, role);
+    }
+}
+
+#[test]
+fn a_read_under_way_quarantines_its_slot() {
+    let successor = kill_and_take_over("reading:1", Role::Promote);
+    assert_eq!(figure(&successor, "quarantined_slots"), 1);
+}
+
+#[test]
+fn killed_after_a_promotion_was_named() {
+    for point in ["promoted:1", "promoted:4"] {
+        kill_and_take_over(point, Role::Promote);
     }
 }

@@ -8,6 +8,9 @@ use spillway_engine::header;
 use spillway_engine::layout::*;
 use spillway_engine::seqlock::Entry;
 
+/// (field, offset, bytes).
+type Fields = &'static [(&'static str, usize, usize)];
+
 fn document() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/formats.md")).unwrap()
 }
@@ -35,7 +38,7 @@ fn tables() -> HashMap<String, Vec<(String, Vec<usize>)>> {
 #[test]
 fn every_record_is_described_field_by_field() {
     let tables = tables();
-    let records: &[(&str, &[(&str, usize, usize)])] = &[
+    let records: &[(&str, Fields)] = &[
         ("IndexHeader", IndexHeader::FIELDS),
         ("ClassRecord", ClassRecord::FIELDS),
         ("IncarnationRecord", IncarnationRecord::FIELDS),
