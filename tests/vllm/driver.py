@@ -1,0 +1,163 @@
+"""Runs inside the vLLM environment: one engine in this process, driven by JSON lines on stdin, answered on stdout.
+
+A command is {"do": name, "with": arguments}; the names are the methods of `Engine`, "stop" ends it. `hold_copies` makes every copy
+wait, `start`, `step` and `finish` drive a request in parts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def counters() -> dict[str, int]:
+    """The counters of this engine's control file: from 320 on, see docs/formats.md."""
+    from spillway import _core
+
+    # Mapped long ago by the core in this process; reading /proc/self/fd keeps its lock, where opening the file by name would not.
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            target = link.readlink()
+        except OSError:
+            continue
+        if target.name.startswith("ctl-"):
+            values = struct.unpack(
+                f"<{len(_core.COUNTER_NAMES)}Q", os.pread(int(link.name), 8 * len(_core.COUNTER_NAMES), 320)
+            )
+            return dict(zip(_core.COUNTER_NAMES, values, strict=True))
+    return {}
+
+
+class Engine:
+    """The methods are the commands."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        from vllm import LLM
+
+        self.llm = LLM(**arguments)
+        self.core = self.llm.llm_engine.engine_core
+        self.gate = threading.Event()
+        self.gate.set()
+        self.number = 0
+        self.patched = False
+        self.failing = False
+        self.outputs: list[Any] = []
+
+    def _sampling(self, max_tokens: int) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False, ignore_eos=True)
+
+    def generate(self, prompt: list[int], max_tokens: int = 8) -> dict[str, Any]:
+        output = self.llm.generate([{"prompt_token_ids": prompt}], self._sampling(max_tokens), use_tqdm=False)[0]
+        return {"tokens": list(output.outputs[0].token_ids), "cached": output.num_cached_tokens}
+
+    def reset_device(self) -> dict[str, Any]:
+        return {"done": bool(self.llm.reset_prefix_cache())}
+
+    def reset_cache(self) -> dict[str, Any]:
+        return {"done": bool(self.llm.reset_prefix_cache(reset_connector=True))}
+
+    def metrics(self) -> dict[str, Any]:
+        found: dict[str, float] = {}
+        for metric in self.llm.get_metrics():
+            labels = getattr(metric, "labels", {})
+            if "by_source" in metric.name:
+                found[f"{metric.name.removeprefix('vllm:')}/{labels.get('source')}"] = metric.value
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        config = self.core.engine_core.vllm_config.kv_transfer_config
+        scheduler = self.core.engine_core.scheduler
+        connector = scheduler.connector
+        side = getattr(connector, "_scheduler_side", None)
+        attachment = side and side.link.attachment()
+        return {
+            "connector": config and config.kv_connector,
+            "extra": (config.kv_connector_extra_config or {}) if config else {},
+            "problem": getattr(connector, "_problem", None),
+            "cold": side and side._cold_reason,
+            "sealed": bool(side and side._sealed),
+            "ready": bool(side and side.session._usable()),
+            "open_tickets": attachment.open_tickets() if attachment else 0,
+            "counters": counters(),
+            "jobs": len(side._jobs) if side else 0,
+        }
+
+    def _patch(self) -> None:
+        """Put an Event, and a failure that can be switched on, before the real copy of every job."""
+        from spillway.adapters.vllm.worker import SpillwayWorker
+
+        if self.patched:
+            return
+        self.patched = True
+        real = SpillwayWorker._copy
+
+        def copy(worker: SpillwayWorker, job: Any) -> int:
+            self.gate.wait()
+            if self.failing and not job.store:
+                raise OSError("failed by the test")
+            return real(worker, job)
+
+        SpillwayWorker._copy = copy  # type: ignore[method-assign]
+
+    def hold_copies(self, held: bool) -> dict[str, Any]:
+        self._patch()
+        (self.gate.clear if held else self.gate.set)()
+        return {}
+
+    def fail_copies(self, failing: bool) -> dict[str, Any]:
+        self._patch()
+        self.failing = failing
+        return {}
+
+    def break_hook(self, name: str) -> dict[str, Any]:
+        """A method of the connector's scheduler half raises from now on."""
+
+        def broken(*_arguments: Any, **_options: Any) -> None:
+            raise RuntimeError("broken by the test")
+
+        setattr(self.core.engine_core.scheduler.connector._scheduler_side, name, broken)
+        return {}
+
+    def start(self, prompt: list[int], max_tokens: int = 8, steps: int = 1) -> dict[str, Any]:
+        """Add a request and take some engine steps without waiting for its end."""
+        self.number += 1
+        engine = self.llm.llm_engine
+        engine.add_request(f"driven-{self.number}", {"prompt_token_ids": prompt}, self._sampling(max_tokens))
+        self.outputs = []
+        return self.step(steps)
+
+    def step(self, steps: int) -> dict[str, Any]:
+        for _ in range(steps):
+            self.outputs.extend(self.llm.llm_engine.step())
+        return {"unfinished": self.llm.llm_engine.has_unfinished_requests()}
+
+    def finish(self) -> dict[str, Any]:
+        while self.llm.llm_engine.has_unfinished_requests():
+            self.outputs.extend(self.llm.llm_engine.step())
+        return {"tokens": list(self.outputs[-1].outputs[0].token_ids), "cached": self.outputs[-1].num_cached_tokens}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever an engine prints is log, not answer
+    engine = Engine(json.loads(sys.argv[1]))
+    print(json.dumps({"started": os.getpid()}), file=answers, flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        name, arguments = command["do"], command.get("with", {})
+        if name == "stop":
+            break
+        print(json.dumps(getattr(engine, name)(**arguments)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
