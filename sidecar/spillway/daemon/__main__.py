@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
+import time
+from datetime import UTC, datetime
 
 import structlog
 
@@ -18,59 +19,136 @@ from spillway.config import (
     SidecarConfig,
     parse_sidecar_config,
 )
-from spillway.daemon.http import State, try_serve
+from spillway.daemon.conditions import degraded, find_conditions
+from spillway.daemon.http import Served, try_serve
+from spillway.daemon.lookups import Lookups
 from spillway.daemon.loop import Loop
+from spillway.daemon.process import Overrides, cap_heap, root, set_log_level, stop_on_signals
+from spillway.daemon.snapshot import Exchange, Snapshot
+from spillway.daemon.status import StatusBuilder
+from spillway.status import SidecarCondition
 
 log = structlog.get_logger()
 
+# An engine's locks are looked at every 200 ms; its exit precedes our SIGTERM at a pod's end by 0.1 s or so.
+DEATH_NOTICE_SECONDS = 0.5
+LOCK_RETRY_SECONDS = 1.0
+OVERRIDES_EVERY_SECONDS = 2.0
+
 
 def main() -> None:
-    structlog.configure(processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()])
+    """Run until SIGTERM."""
+    set_log_level("Info")
     os.umask(0o077)  # the core sets the modes that engines need by fchmod
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
-    state: State = {"state": "starting", "conditions": []}
+    stop = stop_on_signals()
+    exchange = Exchange()
     try:
         config = parse_sidecar_config(os.environ.get(CONFIG_ENV, ""))
-        port = config.http_port
     except ConfigError as error:
-        config, port = None, HTTP_PORT
-        _report(state, "ConfigInvalid", str(error))
-    if problem := try_serve(port, state):
-        _report(state, "PortTaken", problem)
-    if config is None:
-        stop.wait()
+        _idle(exchange, stop, degraded("ConfigInvalid", str(error)), Served(exchange), HTTP_PORT)
         return
-    _serve(config, state, stop)
+    set_log_level(config.log_level)
+    cap_heap(config)
+    status = StatusBuilder(config, datetime.now(UTC))
+    served = Served(exchange, status.build, config.status_public_keys)
+    problem = try_serve(config.http_port, served)
+    fixed = [degraded("PortTaken", problem)] if problem else []
+    plane = _open(config, exchange, stop)
+    if plane is not None:
+        Sidecar(config, plane, exchange, fixed).run(stop)
 
 
-def _serve(config: SidecarConfig, state: State, stop: threading.Event) -> None:
-    try:
-        plane = _core.Plane.open(
-            os.environ.get("SPILLWAY_ROOT", "/spillway"),
-            config.dram.capacity_bytes,
-            config.index_bytes,
-            nvme_options(config.nvme) if config.nvme else None,
-        )
-    except _core.PlaneError as error:
-        _report(state, "PlaneUnavailable", str(error))
-        stop.wait()
-        return
-    report = plane.report()
-    if config.nvme and report["nvme"]["state"] == _core.NVME_OFF:
-        _report(state, "NvmeOff", f"{report['nvme']['reason']}: {report['nvme']['message']}")
-    state["state"] = "serving"
-    log.info("plane opened", adopted=report["adopted"], bytes=report["arena_bytes"])
-    loop = Loop(plane)
+def _idle(exchange: Exchange, stop: threading.Event, why: SidecarCondition, served: Served, port: int) -> None:
+    """Without a usable configuration: say so and stay, since ending would be a crash loop and touch the pod's readiness."""
+    log.error("the daemon is idle", reason=why.reason, message=why.message)
+    if problem := try_serve(port, served):
+        log.error("the daemon has no HTTP", reason=problem)
+    exchange.put(Snapshot("idle", (why,)))
+    stop.wait()
+
+
+def _open(config: SidecarConfig, exchange: Exchange, stop: threading.Event) -> _core.Plane | None:
+    """The plane, as soon as it can be opened: a predecessor that is slow to end may hold it. None when stopped before."""
+    said = ""
     while not stop.is_set():
-        loop.turn()
-    # An engine that still lives means that this process is replaced: its successor keeps everything.
-    if not any(engine["alive"] for engine in plane.stats()["engines"]):
-        plane.flush(FLUSH_SECONDS)
-    plane.close()
+        try:
+            return _core.Plane.open(
+                str(root()),
+                config.dram.capacity_bytes,
+                config.index_bytes,
+                nvme_options(config.nvme) if config.nvme else None,
+                lock_wait_seconds=LOCK_RETRY_SECONDS,
+            )
+        except _core.PlaneError as error:
+            why = degraded("PlaneUnavailable", str(error))
+            exchange.put(Snapshot("waiting", (why,)))
+            if str(error) != said:
+                said = str(error)
+                log.warning("the plane cannot be opened yet", reason=said)
+            stop.wait(LOCK_RETRY_SECONDS)
+    return None
+
+
+class Sidecar:
+    """The open plane, its loop, and what others see of them."""
+
+    def __init__(
+        self, config: SidecarConfig, plane: _core.Plane, exchange: Exchange, fixed: list[SidecarCondition]
+    ) -> None:
+        self._config, self._plane, self._exchange, self._fixed = config, plane, exchange, fixed
+        self._loop = Loop(plane)
+        self._report = plane.report()
+        self._lookups = Lookups()
+        self._overrides = Overrides(config)
+        self._said: set[tuple[str, str]] = set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn the loop until stopped, then end as fits: a replacement at once, a pod's end with a flush."""
+        log.info("the plane is open", adopted=self._report["adopted"], bytes=self._report["arena_bytes"])
+        look_at = 0.0
+        while not stop.is_set():
+            self._loop.turn()
+            if self._exchange.is_wanted or time.monotonic() >= look_at:
+                self._publish()
+            if time.monotonic() >= look_at:
+                self._overrides.refresh()
+                look_at = time.monotonic() + OVERRIDES_EVERY_SECONDS
+        if not self._engine_lives():
+            self._loop.flush(FLUSH_SECONDS)
+        self._plane.close()
+
+    def _engine_lives(self) -> bool:
+        """Whether some engine is still attached: then this process is replaced, and its successor keeps everything."""
+        end = time.monotonic() + DEATH_NOTICE_SECONDS
+        while any(engine["alive"] for engine in self._plane.stats()["engines"]):
+            if time.monotonic() >= end:
+                return True
+            self._loop.turn(timeout_ms=50)
+        return False
+
+    def _publish(self) -> None:
+        stats = self._plane.stats()
+        self._lookups.observe(stats["engines"])
+        conditions = [*self._fixed, *find_conditions(self._config, self._report, stats)]
+        for condition in conditions:
+            if (condition.reason, condition.message) not in self._said:
+                log.warning("the sidecar is degraded", reason=condition.reason, message=condition.message)
+        self._said = {(condition.reason, condition.message) for condition in conditions}
+        self._exchange.put(
+            Snapshot(
+                state="serving",
+                conditions=tuple(conditions),
+                stats=stats,
+                report=self._report,
+                evicted=dict(self._loop.evicted),
+                counters={name: self._lookups.total(name) for name in _core.COUNTER_NAMES},
+                engines_attached_ever=self._loop.engines_attached_ever,
+            )
+        )
 
 
 def nvme_options(config: NvmeConfig) -> _core.NvmeOptions:
+    """The core's view of the NVMe tier."""
     return _core.NvmeOptions(
         capacity_bytes=config.capacity_bytes,
         subdir=config.subdir,
@@ -82,11 +160,5 @@ def nvme_options(config: NvmeConfig) -> _core.NvmeOptions:
     )
 
 
-def _report(state: State, reason: str, message: str) -> None:
-    state["conditions"].append({"type": "Degraded", "status": "True", "reason": reason, "message": message})
-    if state["state"] == "starting":
-        state["state"] = "degraded"
-    log.error("the daemon is degraded", reason=reason, message=message)
-
-
-main()
+if __name__ == "__main__":
+    main()

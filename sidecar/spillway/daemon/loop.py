@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
+from dataclasses import dataclass
 
 from spillway import _core
 from spillway.policy import Recency
 
 # Slots kept free per class so that a store never waits for a recycle: a tenth, bounded (the bounds are arbitrary).
 FREE_SHARE, FREE_MIN, FREE_MAX = 10, 4, 64
+# Enough for the chunks of a first step; from then on an engine asks for what it takes.
 FIRST_GRANT = 16
 WRITES_PER_TURN = 64
+# Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever.
+PROMOTION_SHARE = 2
 
 Event = tuple[int, bytes, int, int, int]
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A chunk that an engine waits for; after `deadline` (monotonic) nobody does."""
+
+    key: bytes
+    class_id: int
+    deadline: float
 
 
 class Loop:
@@ -23,19 +36,29 @@ class Loop:
         self._plane = plane
         self._dram, self._nvme = Recency(), Recency()
         self._owed: dict[tuple[int, int], int] = {}
-        self._promotions: deque[tuple[bytes, int, float]] = deque()
+        self._promotions: deque[Promotion] = deque()
+        self._reading: Counter[int] = Counter()
         self._writes: deque[tuple[bytes, int]] = deque()
-        self._leaving: dict[int, int] = {}
+        self._leaving: Counter[int] = Counter()
+        self._nvme_usable = plane.report()["nvme"]["state"] in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
         self.evicted = {"dram": 0, "nvme": 0}
+        self.engines_attached_ever = len(plane.stats()["engines"])
 
     def turn(self, timeout_ms: int = 100) -> None:
         """Wait for events, at most `timeout_ms`, and answer them."""
         for event in self._plane.poll(timeout_ms):
             self._take(event)
+        self._promote()
         self._make_room()
         self._pay_leases()
-        self._promote()
         self._write_through()
+
+    def flush(self, deadline_seconds: float) -> None:
+        """Write what is still only in DRAM and make it durable, as far as the time goes."""
+        end = time.monotonic() + deadline_seconds
+        while self._writes and self._nvme_usable and time.monotonic() < end:
+            self.turn(timeout_ms=10)
+        self._plane.flush(max(end - time.monotonic(), 0.0))
 
     def _take(self, event: Event) -> None:
         kind, key, a, b, c = event
@@ -50,26 +73,29 @@ class Loop:
         elif kind == _core.EV_SCANNED:
             self._nvme.add(key, a)
         elif kind == _core.EV_PROMOTE:
-            self._promotions.append((key, a, time.monotonic() + c / 1000))
-        elif kind == _core.EV_READ and a == _core.OUT_OK:
-            self._dram.add(key, b)
+            self._promotions.append(Promotion(key, a, time.monotonic() + c / 1000))
+        elif kind == _core.EV_READ:
+            self._end_read(key, a, b)
         elif kind == _core.EV_WRITTEN and a == _core.OUT_OK:
             self._nvme.add(key, b)
         elif kind == _core.EV_QUARANTINED:
             (self._nvme if b == _core.TIER_NVME else self._dram).discard(key)
+        elif kind == _core.EV_NVME_STATE:
+            self._nvme_usable = a in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
         else:
             self._take_lease_event(kind, a, b, c)
 
     def _take_lease_event(self, kind: int, a: int, b: int, c: int) -> None:
-        if kind == _core.EV_ENGINE_READY:
+        if kind == _core.EV_ENGINE_ATTACHED:
+            self.engines_attached_ever += 1
+        elif kind == _core.EV_ENGINE_READY:
             self._owed.update({(a, group): FIRST_GRANT for group in range(c)})
         elif kind == _core.EV_LEASE_WANTED:
-            owed = self._owed.get((a, b), 0) + c
-            self._owed[a, b] = min(owed, _core.MAX_GRANTED)
+            self._owed[a, b] = min(self._owed.get((a, b), 0) + c, _core.MAX_GRANTED)
         elif kind == _core.EV_ENGINE_DEAD:
             self._owed = {place: count for place, count in self._owed.items() if place[0] != a}
         elif kind == _core.EV_FREED:
-            self._leaving[a] = max(self._leaving.get(a, 0) - b, 0)
+            self._leaving[a] = max(self._leaving[a] - b, 0)
 
     def _adopt(self, key: bytes, class_id: int, tiers: int) -> None:
         if tiers & _core.TIER_DRAM:
@@ -79,10 +105,42 @@ class Loop:
         elif tiers & _core.TIER_DRAM:
             self._writes.append((key, class_id))
 
+    def _end_read(self, key: bytes, outcome: int, class_id: int) -> None:
+        self._reading[class_id] = max(self._reading[class_id] - 1, 0)
+        if outcome == _core.OUT_OK:
+            self._dram.add(key, class_id)
+
+    def _promote(self) -> None:
+        """First come, first served within a class; one class without slots does not hold up another."""
+        waiting: deque[Promotion] = deque()
+        full: set[int] = set()
+        for promotion in self._promotions:
+            if time.monotonic() >= promotion.deadline:
+                continue
+            if promotion.class_id not in full and self._try_read(promotion):
+                continue
+            if self._plane.tiers([promotion.key])[0] == _core.TIER_NVME and self._nvme_usable:
+                full.add(promotion.class_id)
+                waiting.append(promotion)
+        self._promotions = waiting
+
+    def _try_read(self, promotion: Promotion) -> bool:
+        class_id = promotion.class_id
+        if self._reading[class_id] * PROMOTION_SHARE >= max(self._plane.total_slots(class_id), PROMOTION_SHARE):
+            return False
+        if not self._plane.read([promotion.key])[0]:
+            return False
+        self._reading[class_id] += 1
+        return True
+
     def _make_room(self) -> None:
+        """Evict until what is free, and what is on its way out, covers the reserve, the promotions and the leases owed."""
+        wanted = Counter(promotion.class_id for promotion in self._promotions)
+        owed = sum(self._owed.values())
         for class_id, _stride in self._plane.classes():
-            target = min(max(self._plane.total_slots(class_id) // FREE_SHARE, FREE_MIN), FREE_MAX)
-            short = target - self._plane.free_slots(class_id) - self._leaving.get(class_id, 0)
+            reserve = min(max(self._plane.total_slots(class_id) // FREE_SHARE, FREE_MIN), FREE_MAX)
+            target = max(reserve, min(wanted[class_id] + owed, self._plane.total_slots(class_id) // PROMOTION_SHARE))
+            short = target - self._plane.free_slots(class_id) - self._leaving[class_id]
             if short > 0:
                 self._evict_dram(class_id, short)
 
@@ -90,7 +148,7 @@ class Loop:
         for key in self._dram.victims(class_id, count, self._is_on_nvme):
             if self._plane.evict_dram([key]):
                 self._dram.discard(key)
-                self._leaving[class_id] = self._leaving.get(class_id, 0) + 1
+                self._leaving[class_id] += 1
                 self.evicted["dram"] += 1
 
     def _is_on_nvme(self, key: bytes) -> bool:
@@ -104,27 +162,23 @@ class Loop:
             else:
                 del self._owed[tag, group]
 
-    def _promote(self) -> None:
-        """First come, first served; what waits for a slot past its deadline is dropped (the engine recomputes)."""
-        while self._promotions:
-            key, _class_id, deadline = self._promotions[0]
-            if time.monotonic() < deadline and not self._plane.read([key])[0] and self._waits_for_slot(key):
-                return
-            self._promotions.popleft()
-
-    def _waits_for_slot(self, key: bytes) -> bool:
-        return self._plane.tiers([key])[0] == _core.TIER_NVME and self._plane.free_slots(self._promotions[0][1]) == 0
-
     def _write_through(self) -> None:
+        """Write everything verified once. While the tier is away what waits keeps waiting; it is bounded by the arena."""
+        if not self._nvme_usable:
+            return
         for _ in range(min(len(self._writes), WRITES_PER_TURN)):
-            key, class_id = self._writes.popleft()
+            key, class_id = self._writes[0]
             free, total = self._plane.nvme_slots(class_id)
-            if total and not free:
-                self._evict_nvme(class_id)
+            if total and not free and not self._evict_nvme(class_id):
+                return
+            self._writes.popleft()
             self._plane.write([key])
 
-    def _evict_nvme(self, class_id: int) -> None:
-        for key in self._nvme.victims(class_id, 1, lambda _key: False):
+    def _evict_nvme(self, class_id: int) -> bool:
+        """Whether a slot was made free. What is being read or written stays, so a few of the oldest are tried."""
+        for key in self._nvme.victims(class_id, 8, lambda _key: False):
             if self._plane.evict_nvme([key]):
                 self._nvme.discard(key)
                 self.evicted["nvme"] += 1
+                return True
+        return False

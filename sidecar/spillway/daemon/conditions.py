@@ -1,0 +1,69 @@
+"""What a person should know of this sidecar, as conditions with stable reasons. Pure: facts in, conditions out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spillway import _core
+from spillway.config import SidecarConfig
+from spillway.status import SidecarCondition
+
+# The core's reasons for an NVMe tier that is off or slower than asked for.
+NVME_REASONS = {
+    "volume_too_small": "VolumeTooSmall",
+    "not_writable": "NvmeNotWritable",
+    "no_free_slot": "NoFreeSlot",
+    "direct_io_unavailable": "DirectIoUnavailable",
+    "foreign_store": "NvmeForeign",
+    "io_error": "NvmeIoError",
+}
+
+
+def degraded(reason: str, message: str) -> SidecarCondition:
+    """A condition of type Degraded."""
+    return SidecarCondition(type="Degraded", status="True", reason=reason, message=message)
+
+
+def find_conditions(config: SidecarConfig, report: dict[str, Any], stats: dict[str, Any]) -> list[SidecarCondition]:
+    """Every fault that report and stats show; empty when all is well."""
+    found = [*_nvme(config, report["nvme"], stats["nvme"]), *_arena(report, stats)]
+    refused = [engine for engine in stats["engines"] if engine["state"] == _core.STATE_REFUSED]
+    if refused:
+        found.append(
+            degraded("EngineRefused", "an engine's control file was refused; it runs cold until its container restarts")
+        )
+    return found
+
+
+def _nvme(config: SidecarConfig, opened: dict[str, Any], now: dict[str, Any]) -> list[SidecarCondition]:
+    if config.nvme is None:
+        return []
+    if opened["state"] == _core.NVME_OFF:
+        reason = NVME_REASONS.get(opened["reason"], "NvmeOff")
+        return [_storage(reason, f"{opened['message'] or opened['reason']}; DRAM goes on without the NVMe tier")]
+    if now["state"] == _core.NVME_BROKEN:
+        return [_storage("NvmeBreakerOpen", f"{now['reason']}; probing re-admits the tier")]
+    if not opened["direct"] and config.nvme.direct == "Auto":
+        return [
+            degraded("DirectIoUnavailable", f"reads and writes are buffered: {opened['message'] or opened['reason']}")
+        ]
+    return []
+
+
+def _storage(reason: str, message: str) -> SidecarCondition:
+    return SidecarCondition(type="StorageProvisioned", status="False", reason=reason, message=message)
+
+
+def _arena(report: dict[str, Any], stats: dict[str, Any]) -> list[SidecarCondition]:
+    found = []
+    asked, got = report["arena_bytes_asked"], report["arena_bytes"]
+    # The arena is whole extents of 64 MiB; less than one below what was asked for is rounding.
+    if asked - got >= _core.EXTENT_BYTES:
+        found.append(degraded("ArenaSmallerThanAsked", f"the memory volume holds {got} of {asked} bytes"))
+    if stats["fault_error"]:
+        found.append(degraded("ArenaSmallerThanAsked", f"the arena cannot be backed by memory: {stats['fault_error']}"))
+    if stats["arena_poisoned"]:
+        found.append(
+            degraded("ArenaPoisoned", "an engine truncated the arena; DRAM is off until the pod is re-created")
+        )
+    return found

@@ -1,0 +1,183 @@
+"""Every metric of the sidecar, declared once: name, kind, help, label. docs/metrics.md lists the same; a test compares.
+
+Cardinality is bounded: labels are tiers, hops, outcomes and reasons, never a pod, key or tenant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from spillway.daemon.snapshot import Snapshot
+
+RESTARTS_ENV = "SPILLWAY_DAEMON_RESTARTS"
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One metric. `read` gives {label value: figure}; without a label the one key is ""."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    label: str
+    read: Callable[[Snapshot], Values]
+
+
+def _tier(field: str) -> Callable[[Snapshot], Values]:
+    return lambda seen: {name: tier[field] for name, tier in seen.stats["tiers"].items()}
+
+
+def _table(field: str) -> Callable[[Snapshot], Values]:
+    return lambda seen: dict(seen.stats[field])
+
+
+def _plain(field: str) -> Callable[[Snapshot], Values]:
+    return lambda seen: {"": float(seen.stats[field])}
+
+
+def _counters(**names: str) -> Callable[[Snapshot], Values]:
+    return lambda seen: {label: seen.counters.get(name, 0) for label, name in names.items()}
+
+
+def _fail_open(seen: Snapshot) -> Values:
+    return {"": seen.counters.get("fail_open", 0)}
+
+
+def _alive(seen: Snapshot) -> Values:
+    return {"": sum(bool(engine["alive"]) for engine in seen.stats["engines"])}
+
+
+METRICS: tuple[Declared, ...] = (
+    Declared("spillway_hop_bytes", "counter", "Payload bytes that crossed a hop.", "hop", _table("hop_bytes")),
+    Declared(
+        "spillway_hop_overhead_bytes",
+        "counter",
+        "Bytes of headers and padding that crossed a hop.",
+        "hop",
+        _table("overhead_bytes"),
+    ),
+    Declared("spillway_tier_capacity_bytes", "gauge", "What a tier may hold.", "tier", _tier("capacity_bytes")),
+    Declared("spillway_tier_used_bytes", "gauge", "Payload that a tier holds.", "tier", _tier("bytes")),
+    Declared("spillway_tier_chunks", "gauge", "Chunks that a tier holds.", "tier", _tier("chunks")),
+    Declared(
+        "spillway_lookup_keys",
+        "counter",
+        "Keys that engines looked up, by answer.",
+        "result",
+        _counters(hit="hit_keys", nvme="nvme_keys", miss="miss_keys"),
+    ),
+    Declared(
+        "spillway_moved_chunks",
+        "counter",
+        "Chunks that engines stored and loaded.",
+        "direction",
+        _counters(stored="stored_chunks", loaded="loaded_chunks"),
+    ),
+    Declared(
+        "spillway_load_failures",
+        "counter",
+        "Loads that failed in an engine and were recomputed.",
+        "",
+        lambda seen: {"": seen.counters.get("load_failures", 0)},
+    ),
+    Declared(
+        "spillway_fail_open", "counter", "Times an engine went on without Spillway after a failure.", "", _fail_open
+    ),
+    Declared(
+        "spillway_quarantined_chunks",
+        "counter",
+        "Chunks found damaged before they were served.",
+        "reason",
+        _table("quarantined"),
+    ),
+    Declared(
+        "spillway_invalid_operations",
+        "counter",
+        "Operations of engines that were refused.",
+        "reason",
+        _table("invalid_ops"),
+    ),
+    Declared(
+        "spillway_evicted_chunks", "counter", "Chunks evicted from a tier.", "tier", lambda seen: dict(seen.evicted)
+    ),
+    Declared(
+        "spillway_io_errors", "counter", "Reads and writes of the NVMe tier that failed.", "", _plain("io_errors")
+    ),
+    Declared(
+        "spillway_index_full",
+        "counter",
+        "Chunks not kept because their probe window was full.",
+        "",
+        _plain("index_full"),
+    ),
+    Declared("spillway_leases", "gauge", "DRAM slots leased to engines.", "", _plain("leases_out")),
+    Declared("spillway_pinned_slots", "gauge", "DRAM slots pinned by load tickets.", "", _plain("pinned_slots")),
+    Declared(
+        "spillway_oldest_ticket_age_seconds",
+        "gauge",
+        "Age of the oldest load ticket that not every rank has acknowledged.",
+        "",
+        _plain("oldest_ticket_seconds"),
+    ),
+    Declared(
+        "spillway_quarantined_slots",
+        "gauge",
+        "DRAM slots held back for a read of a dead daemon.",
+        "",
+        _plain("quarantined_slots"),
+    ),
+    Declared("spillway_faulted_bytes", "gauge", "Arena bytes that are backed by memory.", "", _plain("faulted_bytes")),
+    Declared("spillway_engines", "gauge", "Engines that are attached and alive.", "", _alive),
+    Declared(
+        "spillway_nvme_state",
+        "gauge",
+        "NVMe tier: 0 off, 1 serving while it scans, 2 serving, 3 breaker open.",
+        "",
+        lambda seen: {"": float(seen.stats["nvme"]["state"])},
+    ),
+    Declared(
+        "spillway_direct_io",
+        "gauge",
+        "1 when O_DIRECT was proved at open by a write, a read and a comparison.",
+        "",
+        lambda seen: {"": float(bool(seen.report["nvme"]["direct"]))},
+    ),
+    Declared(
+        "spillway_daemon_restarts",
+        "gauge",
+        "Daemons that ended in this container before this one.",
+        "",
+        lambda _seen: {"": float(os.environ.get(RESTARTS_ENV, "0"))},
+    ),
+)
+
+
+class SidecarCollector(Collector):
+    """Turns one snapshot per scrape into metrics. Before the plane is open only what needs no plane is there."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        seen = self._snapshot()
+        for declared in METRICS:
+            if seen.stats or declared.name == "spillway_daemon_restarts":
+                yield _family(declared, declared.read(seen).items())
+
+    def describe(self) -> Iterable[Metric]:
+        return [_family(declared, ()) for declared in METRICS]
+
+
+def _family(declared: Declared, values: Iterable[tuple[str, Any]]) -> Metric:
+    make = CounterMetricFamily if declared.kind == "counter" else GaugeMetricFamily
+    family = make(declared.name, declared.help, labels=[declared.label] if declared.label else [])
+    for label, value in values:
+        family.add_metric([label] if declared.label else [], value)
+    return family

@@ -1,0 +1,91 @@
+"""A snapshot as the answer of GET /status."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from spillway import _core
+from spillway.config import SidecarConfig
+from spillway.daemon.metrics import RESTARTS_ENV
+from spillway.daemon.snapshot import Snapshot
+from spillway.status import DaemonStatus, EngineStatus, NvmeStatus, SidecarStatus, TierStatus
+
+POD_NAME_ENV: Final = "POD_NAME"
+
+NvmeState = Literal["off", "scanning", "active", "broken"]
+_NVME_STATES: Final[dict[int, NvmeState]] = {
+    _core.NVME_OFF: "off",
+    _core.NVME_SCANNING: "scanning",
+    _core.NVME_ACTIVE: "active",
+    _core.NVME_BROKEN: "broken",
+}
+
+
+class StatusBuilder:
+    """Knows what does not change during the daemon's life."""
+
+    def __init__(self, config: SidecarConfig, started_at: datetime) -> None:
+        self._config = config
+        self._daemon = DaemonStatus(
+            version=_core.__version__, restarts=int(os.environ.get(RESTARTS_ENV, "0")), started_at=started_at
+        )
+
+    def build(self, seen: Snapshot) -> SidecarStatus:
+        """The answer; tiers, engines and nvme are empty before the plane is open."""
+        engines = _engines(seen)
+        return SidecarStatus(
+            pod=os.environ.get(POD_NAME_ENV, ""),
+            pool=self._config.pool.name,
+            revision=self._config.revision,
+            daemon=self._daemon,
+            tiers=self._tiers(seen) if seen.stats else (),
+            engines=engines,
+            engines_attached=sum(engine.alive for engine in engines),
+            engines_attached_ever=seen.engines_attached_ever,
+            nvme=_nvme(seen) if seen.stats and self._config.nvme is not None else None,
+            conditions=seen.conditions,
+            hop_bytes=seen.stats.get("hop_bytes", {}),
+            quarantined=seen.stats.get("quarantined", {}),
+        )
+
+    def _tiers(self, seen: Snapshot) -> tuple[TierStatus, ...]:
+        """NVMe is asked only for what DRAM does not have, so its lookups are DRAM's misses. A tier that is off is absent."""
+        looked_up, hits = seen.counters["lookup_keys"], seen.counters["hit_keys"]
+        found = [_tier("dram", seen.stats, hits, looked_up)]
+        if self._config.nvme is not None and seen.stats["nvme"]["state"] != _core.NVME_OFF:
+            found.append(_tier("nvme", seen.stats, seen.counters["nvme_keys"], max(looked_up - hits, 0)))
+        return tuple(found)
+
+
+def _tier(name: Literal["dram", "nvme"], stats: dict[str, Any], hits: int, lookups: int) -> TierStatus:
+    figures = stats["tiers"][name]
+    return TierStatus(
+        name=name,
+        capacity_bytes=figures["capacity_bytes"],
+        used_bytes=figures["bytes"],
+        chunks=figures["chunks"],
+        hits=hits,
+        lookups=lookups,
+    )
+
+
+def _engines(seen: Snapshot) -> tuple[EngineStatus, ...]:
+    return tuple(
+        EngineStatus.model_validate({name: engine[name] for name in EngineStatus.model_fields})
+        for engine in seen.stats.get("engines", [])
+    )
+
+
+def _nvme(seen: Snapshot) -> NvmeStatus:
+    now, opened = seen.stats["nvme"], seen.report["nvme"]
+    return NvmeStatus(
+        state=_NVME_STATES[now["state"]],
+        reason=now["reason"] or opened["reason"],
+        message=opened["message"],
+        rung=now["rung"],
+        direct=bool(now["direct"]),
+        adopted=bool(opened["adopted"]),
+        slot_number=opened["slot_number"],
+    )
