@@ -1,6 +1,7 @@
 //! `Plane`: the sidecar's side. Whatever may take long releases the GIL.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -16,7 +17,8 @@ use crate::records;
 /// The sidecar's side.
 #[pyclass(module = "spillway._core")]
 pub struct Plane {
-    inner: Option<plane::Plane>,
+    /// Python may share any object between threads, the plane has one owner. Every method borrows exclusively, so the lock is never waited for.
+    inner: Mutex<Option<plane::Plane>>,
 }
 
 type EventTuple<'py> = (i64, Bound<'py, PyBytes>, i64, i64, i64);
@@ -42,12 +44,9 @@ fn seconds(name: &str, value: f64) -> PyResult<Duration> {
 }
 
 impl Plane {
-    fn live(&self) -> PyResult<&plane::Plane> {
-        self.inner.as_ref().ok_or_else(|| PlaneError::new_err("the plane is closed"))
-    }
-
-    fn live_mut(&mut self) -> PyResult<&mut plane::Plane> {
-        self.inner.as_mut().ok_or_else(|| PlaneError::new_err("the plane is closed"))
+    fn live(&mut self) -> PyResult<&mut plane::Plane> {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        inner.as_mut().ok_or_else(|| PlaneError::new_err("the plane is closed"))
     }
 }
 
@@ -76,79 +75,79 @@ impl Plane {
             dead_grace: seconds("dead_grace_seconds", dead_grace_seconds)?,
         };
         let opened = py.detach(|| plane::Plane::open(options)).map_err(plane_error)?;
-        Ok(Self { inner: Some(opened) })
+        Ok(Self { inner: Mutex::new(Some(opened)) })
     }
 
-    fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    fn report<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::report(py, self.live()?.report())
     }
 
     #[pyo3(signature = (timeout_ms, max_events = 1024))]
     fn poll<'py>(&mut self, py: Python<'py>, timeout_ms: u64, max_events: usize) -> PyResult<Vec<EventTuple<'py>>> {
-        let plane = self.live_mut()?;
+        let plane = self.live()?;
         let events = py.detach(|| plane.poll(Duration::from_millis(timeout_ms), max_events));
         Ok(events.into_iter().map(|event| tuple_of(py, event)).collect())
     }
 
     fn grant(&mut self, tag: u8, group: usize, count: u64) -> PyResult<u64> {
-        Ok(self.live_mut()?.grant(tag, group, count))
+        Ok(self.live()?.grant(tag, group, count))
     }
 
     fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
         let keys = keys_of(&keys)?;
-        Ok(self.live_mut()?.evict_dram(&keys))
+        Ok(self.live()?.evict_dram(&keys))
     }
 
     fn evict_nvme(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
         let keys = keys_of(&keys)?;
-        Ok(self.live_mut()?.evict_nvme(&keys))
+        Ok(self.live()?.evict_nvme(&keys))
     }
 
     fn write(&mut self, py: Python<'_>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
-        let plane = self.live_mut()?;
+        let plane = self.live()?;
         Ok(py.detach(|| plane.write(&keys)))
     }
 
     fn read(&mut self, py: Python<'_>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
-        let plane = self.live_mut()?;
+        let plane = self.live()?;
         Ok(py.detach(|| plane.read(&keys)))
     }
 
-    fn tiers<'py>(&self, py: Python<'py>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Bound<'py, PyBytes>> {
+    fn tiers<'py>(&mut self, py: Python<'py>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Bound<'py, PyBytes>> {
         let keys = keys_of(&keys)?;
         Ok(PyBytes::new(py, &self.live()?.tiers(&keys)))
     }
 
-    fn free_slots(&self, class_id: u8) -> PyResult<u64> {
+    fn free_slots(&mut self, class_id: u8) -> PyResult<u64> {
         Ok(self.live()?.dram_slots(class_id).0)
     }
 
-    fn total_slots(&self, class_id: u8) -> PyResult<u64> {
+    fn total_slots(&mut self, class_id: u8) -> PyResult<u64> {
         Ok(self.live()?.dram_slots(class_id).1)
     }
 
-    fn classes(&self) -> PyResult<Vec<(u8, u64)>> {
+    fn classes(&mut self) -> PyResult<Vec<(u8, u64)>> {
         Ok(self.live()?.classes())
     }
 
-    fn nvme_slots(&self, class_id: u8) -> PyResult<(u64, u64)> {
+    fn nvme_slots(&mut self, class_id: u8) -> PyResult<(u64, u64)> {
         Ok(self.live()?.nvme_slots(class_id))
     }
 
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::stats(py, self.live()?)
     }
 
     fn flush(&mut self, py: Python<'_>, deadline_seconds: f64) -> PyResult<usize> {
         let deadline = seconds("deadline_seconds", deadline_seconds)?;
-        let plane = self.live_mut()?;
+        let plane = self.live()?;
         Ok(py.detach(|| plane.flush(deadline)))
     }
 
     fn close(&mut self, py: Python<'_>) {
-        let plane = self.inner.take();
+        let plane = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(plane));
     }
 }
