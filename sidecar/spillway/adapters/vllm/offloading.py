@@ -150,6 +150,7 @@ class SpillwayConnector(OffloadingConnector):
 
     def _build_meta(self, scheduler_output: Any) -> SpillwayMetadata:
         assert self._scheduler_side is not None
+        self._scheduler_side.sending()
         return self._scheduler_side.sent(super().build_connector_meta(scheduler_output), scheduler_output)
 
     def has_pending_push_work(self) -> bool:

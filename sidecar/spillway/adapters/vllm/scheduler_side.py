@@ -71,6 +71,7 @@ class SchedulerSide:
         logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_Quiet())
         self._jobs: dict[int, _Job] = {}
         self._before: set[str] = set()
+        self._unsent_loads: set[str] = set()
         self._description: dict[str, Any] | None = None
         self._cold_reason: str | None = None
         self._sealed = False
@@ -148,6 +149,10 @@ class SchedulerSide:
 
     # Jobs
 
+    def sending(self) -> None:
+        """A step's jobs are about to be put together; until `sent` returns, the ranks know nothing of its loads."""
+        self._unsent_loads = {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
+
     def sent(self, meta: OffloadingConnectorMetadata, scheduler_output: Any) -> SpillwayMetadata:
         """Take account of the jobs that go to the ranks with this step."""
         now = time.monotonic()
@@ -159,6 +164,7 @@ class SchedulerSide:
                 keys = self.scheduler._jobs[job_id].keys
                 self._jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
         self._observe_step(scheduler_output)
+        self._unsent_loads = set()
         return SpillwayMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush)
 
     def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
@@ -210,6 +216,6 @@ class SchedulerSide:
 
     def give_up(self) -> set[str]:
         """After a failure: end the step, count, and name the requests whose load never reached the ranks."""
-        self.session.step_ended()
         self.session.count_fail_open()
-        return {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
+        self.session.step_ended()
+        return self._unsent_loads | {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
