@@ -258,6 +258,8 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
+        // Before the arena is unmapped: its threads read and write there.
+        self.tier.store = None;
         // Descriptors of living engines stay open: in a test, or any process that hosts both sides, closing one would end the engine's own locks.
         let engines = self.engines.drain(..).flatten().map(|engine| engine.ctl);
         for ctl in engines.chain(self.strangers.drain().map(|(_, stranger)| stranger.ctl)) {

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::header::SlotHeader;
 use crate::key::{self, Fingerprint, Key16, Key36};
 use crate::layout::*;
-use crate::nvme::{Completion, NvmeStore};
+use crate::nvme::{Completion, IoFault, NvmeStore};
 use crate::seqlock::{EntryValue, LIVE};
 
 use super::{Event, Hop, Kind, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
@@ -46,6 +46,8 @@ struct Read {
     dram_slot: u32,
     class: u8,
     since_ns: u64,
+    /// Given up; only its buffer is waited for.
+    late: bool,
 }
 
 #[derive(Debug)]
@@ -163,7 +165,11 @@ impl Plane {
 
     /// Start promoting chunks; one answer per key.
     pub fn read(&mut self, keys: &[Key16]) -> Vec<bool> {
-        keys.iter().map(|key| self.tier.is_reading(*key) || self.start_read(*key).is_some()).collect()
+        let mut answer = |key: &Key16| match self.tier.reading.get(key).and_then(|token| self.tier.reads.get(token)) {
+            Some(read) => !read.late,
+            None => self.tier.is_reading(*key) || self.start_read(*key).is_some(),
+        };
+        keys.iter().map(&mut answer).collect()
     }
 
     fn start_read(&mut self, key: Key16) -> Option<()> {
@@ -178,7 +184,7 @@ impl Plane {
         self.mark(slot, SlotState::Reading, 0, value.class);
         crate::crash::point("reading");
         let token = self.tier.token();
-        let read = Read { key, nvme_slot: value.nvme_slot, dram_slot: slot, class: value.class, since_ns: clock::now_ns() };
+        let read = Read { key, nvme_slot: value.nvme_slot, dram_slot: slot, class: value.class, since_ns: clock::now_ns(), late: false };
         self.tier.reads.insert(token, read);
         self.tier.reading.insert(key, token);
         let into = self.arena.bytes().ptr_at(Arena::offset(slot), stride as usize);
@@ -290,13 +296,14 @@ impl Plane {
 
     fn complete(&mut self, completion: Completion) {
         match completion {
-            Completion::Read { token, result } => self.end_read(token, result.is_ok()),
+            Completion::Read { token, result } => self.end_read(token, result),
             Completion::Written { token, result } => self.end_write(token, result.is_ok()),
             Completion::Quarantined { result, .. } => self.counters.io_errors += u64::from(result.is_err()),
             Completion::Scanned { slot, stride, header } => self.meet_scanned(slot, stride, &header),
             Completion::ScanFault { .. } => self.note_scan_fault(Outcome::CorruptHeader),
             Completion::ScanDone => self.end_scan(),
             Completion::Breaker { reason } => self.set_tier_state(TierState::Broken, reason.to_string()),
+            Completion::Late { token } => self.note_late(token),
             Completion::BreakerClosed => {
                 let state = if self.tier.scan_done { TierState::Active } else { TierState::Scanning };
                 self.set_tier_state(state, String::new());
@@ -304,9 +311,30 @@ impl Plane {
         }
     }
 
-    fn end_read(&mut self, token: u64, arrived: bool) {
+    /// Nobody waits for a read that hangs; its slot stays READING until the device lets go of it.
+    fn note_late(&mut self, token: u64) {
+        let Some(read) = self.tier.reads.get_mut(&token).filter(|read| !read.late) else { return };
+        read.late = true;
+        let (key, class, since_ns) = (read.key, read.class, read.since_ns);
+        self.forget_expected(key);
+        self.due.progress = true;
+        let took_ns = clock::now_ns().saturating_sub(since_ns) as i64;
+        self.emit(Event::of_key(Kind::Read, key, Outcome::Timeout as i64, class.into(), took_ns));
+    }
+
+    fn end_read(&mut self, token: u64, result: Result<(), IoFault>) {
         let Some(read) = self.tier.reads.remove(&token) else { return };
         self.tier.reading.remove(&read.key);
+        if read.late {
+            self.free_slot(read.dram_slot);
+            return;
+        }
+        // Neither says anything about the chunk: it stays where it is.
+        if matches!(result, Err(IoFault::Unavailable | IoFault::Memory)) {
+            self.fail_read(&read, Outcome::IoError);
+            return;
+        }
+        let arrived = result.is_ok();
         let stride = self.stride_of_class(read.class);
         let found = self.index.find(read.key).filter(|(_, value)| value.nvme_slot == read.nvme_slot);
         let Some((place, value)) = found else {
