@@ -192,12 +192,14 @@ mod tests {
     fn header() -> impl Strategy<Value = SlotHeader> {
         let geometry = (16_u64..=16384).prop_flat_map(|pages| (Just(pages * PAGE_BYTES), 1..=(pages - 1) * PAGE_BYTES));
         let ids = (prop::array::uniform32(any::<u8>()), any::<u32>(), prop::array::uniform32(any::<u8>()), any::<u128>());
-        (geometry, ids, any::<(u32, u64, u64)>()).prop_map(|((stride, length), (block, group, fingerprint, sum), (flags, generation, position))| {
-            let mut key = [0; 36];
-            key[..32].copy_from_slice(&block);
-            key[32..].copy_from_slice(&group.to_be_bytes());
-            SlotHeader { flags, length, stride, key, fingerprint, generation, position, payload_checksum: sum.to_le_bytes() }
-        })
+        (geometry, ids, any::<(u32, u64, u64)>()).prop_map(
+            |((stride, length), (block, group, fingerprint, sum), (flags, generation, position))| {
+                let mut key = [0; 36];
+                key[..32].copy_from_slice(&block);
+                key[32..].copy_from_slice(&group.to_be_bytes());
+                SlotHeader { flags, length, stride, key, fingerprint, generation, position, payload_checksum: sum.to_le_bytes() }
+            },
+        )
     }
 
     fn page_of(header: &SlotHeader) -> Page {

@@ -34,6 +34,9 @@ pub mod header;
 #[cfg(not(loom))]
 pub mod index;
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
+pub mod io;
+#[cfg(not(loom))]
 pub mod key;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
@@ -45,7 +48,6 @@ pub mod locks;
 #[allow(unsafe_code)]
 pub mod map;
 #[cfg(not(loom))]
-#[allow(unsafe_code)]
 pub mod nvme;
 #[cfg(not(loom))]
 pub mod plane;

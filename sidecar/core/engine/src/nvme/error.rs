@@ -1,0 +1,74 @@
+//! Why a store could not be opened. The tier is then off and says so; nothing else fails.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What [`super::NvmeStore::open`] fails with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NvmeError {
+    /// All of the folder's stores are used by other pods.
+    #[error("{dir}: all {slots} slots are taken by other pods; raise the pool's slots per node or spread its pods")]
+    NoFreeSlot {
+        /// The folder.
+        dir: PathBuf,
+        /// How many were tried.
+        slots: u32,
+    },
+    /// The volume cannot hold the store. Nothing was left behind.
+    #[error(
+        "{dir}: a store of {wanted_bytes} bytes does not fit, {free_bytes} bytes are free; lower the tier's capacity or enlarge the volume"
+    )]
+    VolumeTooSmall {
+        /// The folder.
+        dir: PathBuf,
+        /// The file's size.
+        wanted_bytes: u64,
+        /// Free to this user before the attempt.
+        free_bytes: u64,
+    },
+    /// O_DIRECT was required and does not work here.
+    #[error("{path}: O_DIRECT does not work here ({why}); set direct to Auto or use another volume")]
+    DirectUnavailable {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        why: String,
+    },
+    /// A file or folder of the volume could not be used.
+    #[error("{path}: {what} failed: {source}; check that the volume is mounted and writable")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A setting that no store can have.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl NvmeError {
+    pub(super) fn io(what: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io { what, path: path.to_owned(), source: source.into() }
+    }
+
+    /// A stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoFreeSlot { .. } => "no_free_slot",
+            Self::VolumeTooSmall { .. } => "volume_too_small",
+            Self::DirectUnavailable { .. } => "direct_unavailable",
+            Self::Invalid(_) => "invalid_config",
+            Self::Io { source, .. } => match source.raw_os_error() {
+                Some(libc::EROFS) => "read_only",
+                Some(libc::EACCES | libc::EPERM) => "not_writable",
+                Some(libc::ENOENT) => "absent",
+                Some(libc::EOPNOTSUPP) => "cannot_preallocate",
+                _ => "io_error",
+            },
+        }
+    }
+}
