@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,13 +86,13 @@ class Pod:
             (root / name).mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            self.port = free.getsockname()[1]
         config: dict[str, Any] = {
             "pool": {"namespace": "test", "name": "chat", "uid": "5e1f"},
             "revision": "test",
             "dram": {"capacity_bytes": dram_mib * MIB},
             "index_bytes": MIB,
-            "http_port": port,
+            "http_port": self.port,
         }
         if nvme_mib:
             config["nvme"] = {
@@ -153,6 +154,13 @@ class Pod:
                 nvme += struct.unpack_from("<Q", entries, at + 32)[0] != 0xFFFFFFFFFFFFFFFF
         return dram, nvme
 
+    def metric(self, name: str, labels: str = "") -> float:
+        """One figure of the sidecar's /metrics; 0 when it is not there."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        found = [line for line in text.splitlines() if line.startswith(name + (f"{{{labels}}} " if labels else " "))]
+        return float(found[0].split()[-1]) if found else 0.0
+
     def close(self) -> None:
         self.kill_daemon()
 
@@ -211,7 +219,7 @@ class Engine:
         """Small requests until the engine is attached and its identity is known."""
 
         def ready() -> bool:
-            self.ask("generate", prompt=prompt(1, 40), max_tokens=1)
+            self.ask("generate", prompt=prompt(0, 40), max_tokens=1)
             return bool(self.ask("facts")["ready"])
 
         wait_for("the engine to attach", ready)

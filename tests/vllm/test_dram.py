@@ -63,6 +63,14 @@ def test_another_engine_process_loads_what_the_first_stored(engines: Engines) ->
     assert load(engines.later, EARLY) == (engines.cold_tokens, 768)
 
 
+def test_load_begins_inside_a_chunk_whose_first_blocks_are_on_the_device(engines: Engines) -> None:
+    engines.later.ask("reset_device")
+    engines.later.ask("generate", prompt=prompt(EARLY)[:72], max_tokens=1)  # two of the first chunk's eight blocks
+    external = engines.later.external_tokens()
+    assert engines.later.ask("generate", prompt=prompt(EARLY))["tokens"] == engines.cold_tokens
+    assert engines.later.external_tokens() - external == 768 - 64
+
+
 def test_generated_tokens_are_loaded_by_the_next_turn(engines: Engines) -> None:
     pod, engine = engines.pod, engines.later
     before = pod.chunks()[0]
