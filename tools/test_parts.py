@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,21 @@ def run_command(*argv: str) -> Outcome:
     return Outcome(passed=int(code == 0), failed=int(code != 0))
 
 
-def run_cargo() -> Outcome:
-    """Run the Rust tests, their output shown as it comes and counted from cargo's own result lines."""
-    argv = ["cargo", "test", "--manifest-path", "sidecar/core/Cargo.toml", "--workspace", "--locked", "--release"]
-    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def run_rust() -> Outcome:
+    """All Rust tests: with the crash points, with swapped chunks, and the two protocols under loom (a build of its own)."""
+    engine = ("-p", "spillway_engine")
+    runs = [
+        run_cargo("--workspace", "--features", "spillway_engine/crash-points"),
+        run_cargo(*engine, "--features", "swap-chunks", "--test", "swap"),
+        run_cargo(*engine, "--test", "loom", env={"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": "sidecar/core/target/loom"}),
+    ]
+    return Outcome(*(sum(getattr(run, field) for run in runs) for field in ("passed", "failed", "skipped")))
+
+
+def run_cargo(*arguments: str, env: Mapping[str, str] | None = None) -> Outcome:
+    """Run some Rust tests, their output shown as it comes and counted from cargo's own result lines."""
+    argv = ["cargo", "test", "--manifest-path", "sidecar/core/Cargo.toml", "--locked", "--release", *arguments]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
@@ -96,7 +107,7 @@ def run_e2e() -> Outcome:
 
 PARTS: dict[str, Callable[[], Outcome]] = {
     "lint": lambda: run_command("bash", "tools/lint.sh"),
-    "rust": run_cargo,
+    "rust": run_rust,
     "unit": lambda: run_pytest("unit", "tests/unit", "-q", "-m", "not cluster and not engine"),
     "engine": run_engine,
     "e2e": run_e2e,
