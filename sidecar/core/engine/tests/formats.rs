@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use spillway_engine::header;
 use spillway_engine::layout::*;
+use spillway_engine::nvme;
 use spillway_engine::seqlock::Entry;
 
 /// (field, offset, bytes).
@@ -50,6 +51,7 @@ fn every_record_is_described_field_by_field() {
         ("OpRecord", OpRecord::FIELDS),
         ("TicketRecord", TicketRecord::FIELDS),
         ("SlotHeader", header::FIELDS),
+        ("Superblock", nvme::SUPERBLOCK_FIELDS),
     ];
     for (name, fields) in records {
         let want: Vec<_> = fields.iter().map(|(field, offset, bytes)| (field.to_string(), vec![*offset, *bytes])).collect();

@@ -306,10 +306,11 @@ fn a_quarantine_waits_for_the_device_to_come_back() {
     kit.store.submit_quarantine(wanted, slot, STRIDE);
     assert_eq!(kit.store.stats().used_slots, 1);
     hand.heal();
-    kit.wait("the quarantine", |completion| match completion {
-        Completion::Quarantined { token, result } if *token == wanted => Some(result.expect("a healed device")),
+    let result = kit.wait("the quarantine", |completion| match completion {
+        Completion::Quarantined { token, result } if *token == wanted => Some(*result),
         _ => None,
     });
+    assert_eq!(result, Ok(()));
     assert_eq!(kit.store.stats().used_slots, 0);
 }
 
