@@ -70,6 +70,8 @@ def make_engine(
         "env": [
             {"name": "HF_HUB_OFFLINE", "value": "1"},
             {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+            # vLLM compiles its log probabilities with torch, and the image has no C++ compiler.
+            {"name": "TORCHDYNAMO_DISABLE", "value": "1"},
             {"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"},
             {"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "0-1"},
         ],
