@@ -1,0 +1,1 @@
+"""The engine's side, against a real plane where one is needed."""

@@ -1,0 +1,182 @@
+"""Resolve, wait, claim and store against a real plane; the test is the sidecar's loop and the engine's scheduler."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from spillway import _core
+from spillway.client import Link, RankLink, Verdict
+from spillway.client.session import STARVED_SECONDS
+
+from tests.unit.client.conftest import Side
+from tests.unit.core.pod import Pod, key_of
+
+N = range(4)
+
+
+def test_everything_misses_and_no_store_is_taken_before_the_identity_is_known(pod: Pod) -> None:
+    side = Side(pod)
+    side.rank.poll()
+    pod.until("the session's attachment", side.link.attachment)
+    assert side.resolve("a", N) is Verdict.GO
+    assert side.hits("a", N) == [False] * 4
+    assert side.session.offer_store("a", side.offers(N)) == []
+    side.session.close()
+    side.rank.close()
+
+
+def test_missing_run_folder_is_not_yet_and_never_an_exception(tmp_path: Path) -> None:
+    link = Link(str(tmp_path / "absent"), bytes(16), 1, 1)
+    rank = RankLink(str(tmp_path / "absent"), bytes(16), 1, 0, [1])
+    assert link.attachment() is None
+    assert not rank.poll()
+    assert link.problem is None
+
+
+def test_stored_chunks_are_hits_that_can_be_claimed(side: Side) -> None:
+    side.store("a", N)
+    assert side.resolve("b", N) is Verdict.GO
+    assert side.hits("b", N) == [True] * 4
+    claim = side.session.claim("b", [key_of(number) for number in N], 1024)
+    side.session.step_ended()
+    assert claim is not None and len(claim[0]) == 1 and len(claim[1]) == 16
+    assert side.attachment().open_tickets() == 1
+    side.rank.ack(claim[0][0])
+    side.pod.until("the release", lambda: side.attachment().open_tickets() == 0)
+    assert side.counter("loaded_chunks") == 4
+    assert side.counter("hit_keys") == 4
+
+
+def test_chunks_that_cannot_be_pinned_leave_no_ticket(side: Side) -> None:
+    side.store("a", range(2))
+    side.resolve("b", N)
+    assert side.session.claim("b", [key_of(number) for number in N], 1024) is None
+    assert side.attachment().open_tickets() == 0
+    side.session.step_ended()
+
+
+def test_known_and_pending_chunks_are_not_stored_again(side: Side) -> None:
+    side.store("a", range(2))
+    second = side.session.offer_store("b", side.offers(N))
+    assert second is not None and [offer.key for offer, _ in second] == [key_of(2), key_of(3)]
+    assert side.session.offer_store("c", side.offers(N)) == []
+
+
+def test_request_waits_for_what_is_being_stored_for_50_ms_once(side: Side) -> None:
+    side.pod.until("leases", lambda: side.session.offer_store("a", side.offers(N)))
+    assert side.resolve("b", N) is Verdict.WAIT
+    side.clock.now += 0.049
+    assert side.resolve("b", N) is Verdict.WAIT
+    side.clock.now += 0.002
+    assert side.resolve("b", N) is Verdict.GO
+    assert side.hits("b", N) == [False] * 4
+    side.session.step_ended()
+
+
+def test_request_waits_for_nvme_and_loads_what_came(side: Side) -> None:
+    side.store("a", N)
+    side.demote(N)
+    assert side.resolve("b", N) is Verdict.WAIT
+    side.session.step_ended()
+    wanted = side.pod.until("the wish", lambda: len(side.pod.seen(_core.EV_PROMOTE)) == 4)
+    assert wanted and side.pod.plane.read([side.pod.key16(number) for number in N]) == [True] * 4
+
+    def resolved() -> bool:
+        verdict = side.resolve("b", N)
+        if verdict is Verdict.WAIT:
+            side.session.step_ended()
+        return verdict is Verdict.GO
+
+    side.pod.until("the promotion", resolved)
+    assert side.hits("b", N) == [True] * 4
+    assert side.session.was_promoted("b", key_of(0))
+    assert side.session.claim("b", [key_of(number) for number in N], 1024) is not None
+    side.session.step_ended()
+
+
+def test_stalled_promotion_offers_the_leading_part_and_stays_settled(side: Side) -> None:
+    side.store("a", N)
+    side.demote(range(2, 4))
+    assert side.resolve("b", N) is Verdict.WAIT
+    assert side.attachment().open_tickets() == 1  # what is there already stays there
+    side.clock.now += 0.26
+    assert side.resolve("b", N) is Verdict.GO
+    assert side.hits("b", N) == [True, True, False, False]
+    side.session.step_ended()
+    assert side.resolve("b", N) is Verdict.GO
+    side.session.step_ended()
+    side.pod.until("the release", lambda: side.attachment().open_tickets() == 0)
+
+
+def test_plan_reserves_at_most_half_of_the_arena(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    side.store("a", N)
+    side.demote(N)
+    geometry = side.link.geometry
+    assert geometry is not None
+    monkeypatch.setattr("spillway.client.session.RESERVED_RATIO", 3 * geometry[0].stride_bytes / (64 << 20))
+    assert side.resolve("b", N) is Verdict.WAIT
+    side.session.step_ended()
+    side.pod.until("the wishes", lambda: len(side.pod.seen(_core.EV_PROMOTE)) == 3)
+    assert side.resolve("c", N) is Verdict.GO  # first come, first served
+    side.session.finished("b", [])
+    assert side.resolve("d", N) is Verdict.WAIT
+
+
+def test_dead_sidecar_ends_the_wait_for_nvme(side: Side) -> None:
+    side.store("a", range(2))
+    side.demote(range(1, 2))
+    assert side.resolve("b", range(2)) is Verdict.WAIT
+    side.session.step_ended()
+    side.pod.plane.close()
+    deadline = time.monotonic() + 5  # the core judges the heartbeat by the real clock
+    while side.resolve("b", range(2)) is Verdict.WAIT:
+        side.session.step_ended()
+        assert time.monotonic() < deadline, "waited 5 s for the session to notice that the heartbeat stopped"
+    assert side.hits("b", range(2)) == [True, False]
+    side.session.step_ended()
+
+
+def test_failed_load_denies_the_request_until_it_ends(side: Side) -> None:
+    side.store("a", N)
+    side.session.deny("b")
+    assert side.resolve("b", N) is Verdict.GO
+    assert side.hits("b", N) == [False] * 4
+    side.session.finished("b", [])
+    side.resolve("b", N)
+    assert side.hits("b", N) == [True] * 4
+    side.session.step_ended()
+
+
+def test_reset_forgets_what_was_stored_and_what_is_under_way(side: Side) -> None:
+    side.store("a", range(2))
+    taken = side.pod.until("leases", lambda: side.session.offer_store("b", side.offers(range(2, 4))))
+    side.session.reset()
+    side.session.stored([offer.key for offer, _slot in taken], failed=False)
+    side.session.abandon([(offer.group, slot) for offer, slot in taken])
+    side.session.step_ended()
+    side.resolve("c", N)
+    assert side.hits("c", N) == [False] * 4
+    assert side.session.offer_store("b", side.offers(N)) == []  # computed with the old weights
+    side.session.step_ended()
+
+
+def test_store_takes_the_leading_run_and_declines_behind_the_hole(side: Side) -> None:
+    attachment = side.attachment()
+    side.pod.until("grants", lambda: attachment.granted(0) >= 8)
+    granted = attachment.granted(0)
+    numbers = range(granted + 3)
+    taken = side.session.offer_store("a", side.offers(numbers))
+    assert taken is not None and len(taken) == granted
+    assert side.session.offer_store("a", side.offers(range(granted, granted + 8))) == []
+    assert side.counter("store_declined") == 3
+
+
+def test_request_without_any_slot_offers_again_and_gives_up_in_the_end(side: Side) -> None:
+    attachment = side.attachment()
+    side.pod.until("grants", lambda: attachment.granted(0) >= 8)
+    side.session.offer_store("a", side.offers(range(attachment.granted(0))))
+    assert side.session.offer_store("b", side.offers(range(500, 502))) is None
+    side.clock.now += STARVED_SECONDS
+    assert side.session.offer_store("b", side.offers(range(500, 502))) == []
