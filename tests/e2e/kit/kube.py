@@ -82,19 +82,23 @@ class Kube:
 
     def run(self, namespace: str, pod: str, container: str, *command: str) -> str:
         """Run a command in a container and return what it printed (both streams)."""
-        return str(
-            stream(
-                self.core.connect_get_namespaced_pod_exec,
-                pod,
-                namespace,
-                container=container,
-                command=list(command),
-                stdout=True,
-                stderr=True,
-                stdin=False,
-                tty=False,
-            )
+        session = stream(
+            self.core.connect_get_namespaced_pod_exec,
+            pod,
+            namespace,
+            container=container,
+            command=list(command),
+            stdout=True,
+            stderr=True,
+            stdin=False,
+            tty=False,
+            _preload_content=False,
         )
+        try:
+            session.run_forever(timeout=60)
+            return str(session.read_all())
+        finally:
+            session.close()
 
     def logs(self, namespace: str, pod: str, container: str, lines: int = 40) -> str:
         try:
