@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -111,6 +112,11 @@ class Sidecar:
             if self._exchange.is_wanted or time.monotonic() >= look_at:
                 self._publish()
             if time.monotonic() >= look_at:
+                if self._plane.stats()["arena_poisoned"]:
+                    # Only a new process can map a whole arena again; the supervisor starts one.
+                    log.error("an engine truncated the arena; the daemon ends so that its successor makes a new one")
+                    self._plane.close()
+                    sys.exit(1)
                 self._overrides.refresh()
                 look_at = time.monotonic() + OVERRIDES_EVERY_SECONDS
         if not self._engine_lives():

@@ -62,8 +62,4 @@ def _arena(report: dict[str, Any], stats: dict[str, Any]) -> list[SidecarConditi
         found.append(degraded("ArenaSmallerThanAsked", f"the memory volume holds {got} of {asked} bytes"))
     if stats["fault_error"]:
         found.append(degraded("ArenaSmallerThanAsked", f"the arena cannot be backed by memory: {stats['fault_error']}"))
-    if stats["arena_poisoned"]:
-        found.append(
-            degraded("ArenaPoisoned", "an engine truncated the arena; DRAM is off until the pod is re-created")
-        )
     return found

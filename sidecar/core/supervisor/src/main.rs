@@ -41,7 +41,12 @@ fn main() -> ExitCode {
         let lived = format!("{:.3}", started.elapsed().as_secs_f64());
         report::line(
             "daemon ended and is restarted",
-            &[("reason", ended), ("lived_seconds", lived), ("restarts", (restarts + 1).to_string()), ("delay_seconds", delay.as_secs_f64().to_string())],
+            &[
+                ("reason", ended),
+                ("lived_seconds", lived),
+                ("restarts", (restarts + 1).to_string()),
+                ("delay_seconds", delay.as_secs_f64().to_string()),
+            ],
         );
         if system::wait_for_stop(delay) {
             return ExitCode::SUCCESS;
