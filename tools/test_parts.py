@@ -41,7 +41,9 @@ def run_rust() -> Outcome:
     runs = [
         run_cargo("--workspace", "--features", "spillway_engine/crash-points"),
         run_cargo(*engine, "--features", "swap-chunks", "--test", "swap"),
-        run_cargo(*engine, "--test", "loom", env={"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": "sidecar/core/target/loom"}),
+        run_cargo(
+            *engine, "--test", "loom", env={"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": "sidecar/core/target/loom"}
+        ),
     ]
     return Outcome(*(sum(getattr(run, field) for run in runs) for field in ("passed", "failed", "skipped")))
 
