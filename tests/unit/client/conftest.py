@@ -85,7 +85,7 @@ class Side:
         self.pod.until("recycling", lambda: self.pod.plane.stats()["recycling_slots"] == 0)
 
     def counter(self, name: str) -> int:
-        (engine,) = self.pod.plane.stats()["engines"]  # type: ignore[misc]
+        (engine,) = self.pod.plane.stats()["engines"]
         return int(engine["counters"][name])
 
 
@@ -96,7 +96,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
         root = Path(folder)
         (root / "nvme").symlink_to(tmp_path)
         pod = Pod(root, nvme=_core.NvmeOptions(capacity_bytes=128 << 20, io_threads=2, deadline_ms=5000))
-        pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])  # type: ignore[index]
+        pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
         yield pod
         pod.plane.close()
 

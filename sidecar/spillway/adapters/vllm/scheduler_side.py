@@ -141,7 +141,8 @@ class SchedulerSide:
             return None
         status.update_offload_keys()
         groups = [
-            Group(state.offload_keys, config.tokens_per_chunk, config.load_window_size_in_chunks(request.num_tokens))
+            # A prefix ends with a chunk, so vLLM's wider window for an end inside one is not needed.
+            Group(state.offload_keys, config.tokens_per_chunk, config.sliding_window_size_in_chunks)
             for config, state in zip(self.scheduler.config.kv_group_configs, status.group_states, strict=True)
         ]
         verdict = self.session.resolve(request.request_id, groups, computed_tokens, request.num_tokens)
