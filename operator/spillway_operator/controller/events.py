@@ -6,9 +6,13 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from spillway_operator.controller.client import EVENTS, ApiServer, Conflict, Manifest
+import structlog
+
+from spillway_operator.controller.client import EVENTS, ApiError, ApiServer, Conflict, Manifest
 
 COMPONENT = "spillway-operator"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,17 @@ class Subject:
 async def post_once(api: ApiServer, subject: Subject, reason: str, message: str) -> None:
     """Post a Warning about `subject`; the same reason and message about the same object is posted once an hour at most.
 
-    The API server forgets Events after an hour; until then the second one meets the first by name.
+    The API server forgets Events after an hour; until then the second one meets the first by name. A namespace that is
+    being terminated takes no Event; what is to be done about the object must not wait for that.
     """
     try:
         await api.create(build_event(subject, reason, message, datetime.now(UTC)), EVENTS)
     except Conflict:
         return
+    except ApiError as error:
+        if error.status not in (403, 404):
+            raise
+        log.warning("event is not taken", namespace=subject.namespace, name=subject.name, reason=str(error))
 
 
 def build_event(subject: Subject, reason: str, message: str, now: datetime) -> Manifest:

@@ -92,6 +92,7 @@ def _container(cleanup: DiskCleanup, image: str, pull_policy: str) -> dict[str, 
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        # It asks for nothing: bound by nodeName, the kubelet of a full node would refuse it for a request.
+        "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"cpu": "500m", "memory": "128Mi"}},
         "volumeMounts": [{"name": "disk", "mountPath": MOUNT_PATH}],
     }

@@ -25,6 +25,7 @@ from spillway.daemon.http import Served, try_serve
 from spillway.daemon.lookups import Lookups
 from spillway.daemon.loop import Loop
 from spillway.daemon.process import Overrides, cap_heap, root, set_log_level, stop_on_signals
+from spillway.daemon.slots import has_free_slot
 from spillway.daemon.snapshot import Exchange, Snapshot
 from spillway.daemon.status import StatusBuilder
 from spillway.status import SidecarCondition
@@ -54,8 +55,7 @@ def main() -> None:
     served = Served(exchange, status.build, config.status_public_keys)
     problem = try_serve(config.http_port, served)
     fixed = [degraded("PortTaken", problem)] if problem else []
-    plane = _open(config, exchange, stop)
-    if plane is not None:
+    while (plane := _open(config, exchange, stop)) is not None:
         Sidecar(config, plane, exchange, fixed).run(stop)
 
 
@@ -104,7 +104,11 @@ class Sidecar:
         self._said: set[tuple[str, str]] = set()
 
     def run(self, stop: threading.Event) -> None:
-        """Turn the loop until stopped, then end as fits: a replacement at once, a pod's end with a flush."""
+        """Turn the loop until stopped, then end as fits: a replacement at once, a pod's end with a flush.
+
+        Returns early when the plane should be opened again: this pod may have started while its predecessor, which is
+        ending, still held the only slot of the disk.
+        """
         log.info("the plane is open", adopted=self._report["adopted"], bytes=self._report["arena_bytes"])
         look_at = 0.0
         while not stop.is_set():
@@ -117,11 +121,21 @@ class Sidecar:
                     log.error("an engine truncated the arena; the daemon ends so that its successor makes a new one")
                     self._plane.close()
                     sys.exit(1)
+                if self._slot_came_free():
+                    log.info("a slot of the disk came free; the plane is opened again to take it")
+                    self._plane.close()
+                    return
                 self._overrides.refresh()
                 look_at = time.monotonic() + OVERRIDES_EVERY_SECONDS
         if not self._engine_lives():
             self._loop.flush(FLUSH_SECONDS)
         self._plane.close()
+
+    def _slot_came_free(self) -> bool:
+        nvme = self._config.nvme
+        if nvme is None or self._report["nvme"]["reason"] != "no_free_slot":
+            return False
+        return has_free_slot(root() / "nvme" / nvme.subdir, nvme.slots)
 
     def _engine_lives(self) -> bool:
         """Whether some engine is still attached: then this process is replaced, and its successor keeps everything."""

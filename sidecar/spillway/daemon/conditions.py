@@ -13,8 +13,11 @@ NVME_REASONS = {
     "volume_too_small": "VolumeTooSmall",
     "not_writable": "NvmeNotWritable",
     "no_free_slot": "NoFreeSlot",
-    "direct_io_unavailable": "DirectIoUnavailable",
-    "foreign_store": "NvmeForeign",
+    "direct_unavailable": "DirectIoUnavailable",
+    "read_only": "NvmeReadOnly",
+    "absent": "NvmeAbsent",
+    "cannot_preallocate": "NvmeCannotPreallocate",
+    "invalid_config": "NvmeConfigInvalid",
     "io_error": "NvmeIoError",
 }
 

@@ -1,0 +1,20 @@
+"""Whether the store's folder has a slot that nobody holds. A pod that is being replaced keeps its slot until its daemon ends."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+
+def has_free_slot(folder: Path, slots: int) -> bool:
+    """Try each slot's lock and let go of it at once. False also where a lock cannot be opened."""
+    return any(_is_free(folder / f"slot-{number}" / "lock") for number in range(slots))
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
