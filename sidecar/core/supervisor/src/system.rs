@@ -61,17 +61,23 @@ pub fn prepare() -> io::Result<()> {
     }
 }
 
-/// Let the kernel end the child when we end: without PID 1 nobody would restart it, and it would hold the index's lock.
+/// Let the kernel end the child when we end (without PID 1 nobody would restart it, and it would hold the index's lock), and let it have the
+/// signals that we block: a mask is inherited, and a daemon that cannot see SIGTERM would hold its slot of the disk for the whole grace.
 pub fn die_with_parent(command: &mut Command) {
-    let set_death_signal = || {
+    let become_daemon = || {
         // SAFETY: prctl with PR_SET_PDEATHSIG takes one integer; it is async-signal-safe.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let set = signals();
+        // SAFETY: `set` is initialised; sigprocmask is async-signal-safe and the child has one thread.
+        match unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec the closure only makes one async-signal-safe system call.
-    unsafe { command.pre_exec(set_death_signal) };
+    // SAFETY: between fork and exec the closure only makes async-signal-safe system calls.
+    unsafe { command.pre_exec(become_daemon) };
 }
 
 /// Take the next pending signal, waiting up to `timeout`.

@@ -87,3 +87,21 @@ fn sigterm_reaches_the_daemon_and_its_exit_code_is_the_containers() {
     send(supervisor.id(), "-TERM");
     assert_eq!(supervisor.wait().expect("it ends").code(), Some(7));
 }
+
+#[test]
+fn the_daemon_has_no_signal_blocked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mask");
+    let mut supervisor = Command::new(env!("CARGO_BIN_EXE_spillway-supervisor"))
+        .args(["--", "cp", "/proc/self/status", &file.display().to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the supervisor starts");
+    let blocked = wait_for("the daemon's mask", || {
+        let text = fs::read_to_string(&file).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("SigBlk:").map(|mask| mask.trim().to_owned()))
+    });
+    send(supervisor.id(), "-TERM");
+    supervisor.wait().expect("it ends");
+    assert_eq!(blocked, "0000000000000000");
+}
