@@ -94,7 +94,12 @@ def run_engine() -> Outcome:
 
 
 # Scenarios join this list when they have been seen green on a real cluster.
-E2E_SEEN_GREEN = ("skips", "first_pool")
+E2E_SEEN_GREEN = (
+    "test_skips.py",
+    "test_first_pool.py",
+    "test_sidecar_faults.py",
+    "test_damage.py::test_damaged_chunks_are_recomputed_and_counted",
+)
 
 
 def run_e2e() -> Outcome:
@@ -105,7 +110,7 @@ def run_e2e() -> Outcome:
             prepared = run_command(sys.executable, "-m", "tests.cluster", step)
             if prepared.failed:
                 return prepared
-        files = [f"tests/e2e/test_{name}.py" for name in E2E_SEEN_GREEN]
+        files = [f"tests/e2e/{name}" for name in E2E_SEEN_GREEN]
         return run_pytest("e2e", *files, "-m", "cluster", "-v", "-s")
     finally:
         if not was_up and not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
