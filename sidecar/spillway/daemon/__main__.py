@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -113,10 +114,12 @@ class Sidecar:
         look_at = 0.0
         while not stop.is_set():
             self._loop.turn()
-            if self._exchange.is_wanted or time.monotonic() >= look_at:
-                self._publish()
-            if time.monotonic() >= look_at:
-                if self._plane.stats()["arena_poisoned"]:
+            is_due = time.monotonic() >= look_at
+            if not is_due and not self._exchange.is_wanted:
+                continue
+            stats = self._publish()
+            if is_due:
+                if stats["arena_poisoned"]:
                     # Only a new process can map a whole arena again; the supervisor starts one.
                     log.error("an engine truncated the arena; the daemon ends so that its successor makes a new one")
                     self._plane.close()
@@ -146,7 +149,8 @@ class Sidecar:
             self._loop.turn(timeout_ms=50)
         return False
 
-    def _publish(self) -> None:
+    def _publish(self) -> dict[str, Any]:
+        """Give others a snapshot, say what is new in it, and return the stats that it holds."""
         stats = self._plane.stats()
         self._lookups.observe(stats["engines"])
         conditions = [*self._fixed, *find_conditions(self._config, self._report, stats)]
@@ -165,6 +169,7 @@ class Sidecar:
                 engines_attached_ever=self._loop.engines_attached_ever,
             )
         )
+        return stats
 
 
 def nvme_options(config: NvmeConfig) -> _core.NvmeOptions:

@@ -1,7 +1,7 @@
 """The plane belongs to one thread; everyone else sees snapshots that this thread makes when it is asked to.
 
-Nothing is made at rest. An asker waits for a fresh one for at most a second and else gets the last, so that HTTP answers
-while the loop hangs.
+Unasked, one is made every two seconds, for the conditions and for the counters of engines that end. An asker waits for a
+fresh one for at most a second and else gets the last, so that HTTP answers while the loop hangs.
 """
 
 from __future__ import annotations

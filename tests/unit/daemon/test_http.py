@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from spillway.config import DramConfig, PoolIdentity, SidecarConfig
 from spillway.daemon.metrics import METRICS
 from spillway.status import SidecarStatus
+from spillway_operator.controller.members import MemberReport
 
 PORT = 19472
 URL = f"http://127.0.0.1:{PORT}"
@@ -77,6 +78,15 @@ def test_status_is_complete_for_a_good_token(daemon: Daemon) -> None:
     status = SidecarStatus.model_validate(daemon.status(daemon.token()).json())
     assert (status.pool, status.revision, status.nvme, status.conditions) == ("chat", "abc", None, ())
     assert [(tier.name, tier.capacity_bytes) for tier in status.tiers] == [("dram", 64 * 2**20)]
+
+
+def test_operator_reads_what_the_sidecar_answers(daemon: Daemon) -> None:
+    """Two models of one JSON on purpose: the operator's bears older and newer sidecars. They must agree on what it reads."""
+    answer = daemon.status(daemon.token()).text
+    status, report = SidecarStatus.model_validate_json(answer), MemberReport.model_validate_json(answer)
+    for told, read in zip(status.tiers, report.tiers, strict=True):
+        assert read.model_dump(exclude={"percent_of_device"}) == told.model_dump()
+    assert set(MemberReport.model_fields) <= set(SidecarStatus.model_fields)
 
 
 @pytest.mark.parametrize("case", ["none", "another pod", "another key", "too long", "expired"])
