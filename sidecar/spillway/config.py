@@ -98,7 +98,7 @@ class NvmeConfig(_Frozen):
     """The NVMe tier: one preallocated store in a volume at /spillway/nvme."""
 
     capacity_bytes: int = Field(gt=0, description="Bytes of the store, all allocated when it is made.")
-    reserve_percent: int = Field(ge=0, le=100, description="Share of the capacity that stays free on the volume.")
+    reserve_percent: int = Field(ge=0, le=100, description="Share of the capacity that must stay free beyond it.")
     volume_type: VolumeType = Field(description="Where the volume comes from; HostPath outlives the pod.")
     subdir: str = Field(
         default="",

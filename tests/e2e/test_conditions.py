@@ -58,7 +58,7 @@ def test_capacity_larger_than_the_disk(kube: Kube, namespace: str, host_path: Pa
     engine = Engine(kube, namespace, "huge")
     engine.wait_ready()
     seen = wait_condition(kube, namespace, "huge", "StorageProvisioned", "False", "VolumeTooSmall")
-    assert "100" in seen["message"], "the message names what was asked for"
+    assert "a store of 100.0 TiB" in seen["message"], "the message names what was asked for"
     serves_and_hits_in_dram(engine)
     kube.scale(namespace, "huge", 0)
 

@@ -12,6 +12,7 @@ from tests.e2e.kit.disk import StoredChunk, damage_header, damage_payload, find_
 from tests.e2e.kit.engine import Answer, Engine, make_prompts, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.oracle import assert_swapped_chunks_are_noticed
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -88,18 +89,4 @@ def test_damaged_chunks_are_recomputed_and_counted(stored: Stored) -> None:
 
 
 def test_oracle_notices_swapped_chunks(stored: Stored, kube: Kube, swapping_sidecar_image: str) -> None:
-    """A sidecar that swaps verified chunks must change the answers; else equal answers prove nothing."""
-    kube.patch(
-        "spillway.dev/v1alpha1",
-        "KVCachePool",
-        "chat",
-        stored.engine.namespace,
-        {"spec": {"sidecar": {"image": swapping_sidecar_image}}},
-    )
-    stored.engine.delete_pod()
-    images = {c["name"]: c["image"] for c in stored.engine.pod()["spec"]["initContainers"]}
-    assert images["spillway"] == swapping_sidecar_image
-    answers = [stored.engine.ask(prompt) for prompt in PROMPTS]
-    assert stored.engine.external_tokens() > 0
-    differing = [not a.same_as(b) for a, b in zip(answers, stored.cold, strict=True)]
-    assert differing[4], "the prompt whose chunks are all whole must differ"
+    assert_swapped_chunks_are_noticed(kube, stored.engine, PROMPTS, stored.cold, swapping_sidecar_image)

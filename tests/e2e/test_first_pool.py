@@ -5,6 +5,7 @@ The tests of this file are one story and run in order; each leaves the engine as
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tests.e2e.kit.engine import Answer, Engine, make_prompts, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.oracle import assert_swapped_chunks_are_noticed
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -106,10 +108,12 @@ def test_successor_pod_answers_from_nvme(story: Story, host_path: Path) -> None:
     assert total(after, "spillway_quarantined_chunks_total") == 0
 
 
+def test_oracle_notices_swapped_chunks(story: Story, kube: Kube, swapping_sidecar_image: str) -> None:
+    assert_swapped_chunks_are_noticed(kube, story.engine, PROMPTS, story.cold, swapping_sidecar_image)
+
+
 def drop_page_cache(folder: Path) -> None:
     """Forget cached pages of every file below `folder`, so that a later read comes from the device."""
-    import os
-
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)

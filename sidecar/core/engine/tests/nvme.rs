@@ -229,18 +229,9 @@ fn a_damaged_extent_table_loses_its_extents_and_no_more() {
 }
 
 #[test]
-fn the_reserve_is_left_on_the_volume() {
-    let dir = disk_folder();
-    let _kit = open(dir.path(), &NvmeConfig { reserve_percent: 25, ..config(100) });
-    let file = std::fs::metadata(file_of(dir.path())).expect("the store's file");
-    assert_eq!(file.len(), 75 * MIB);
-    assert!(std::os::unix::fs::MetadataExt::blocks(&file) * 512 >= 75 * MIB, "all of it is allocated");
-}
-
-#[test]
 fn settings_that_move_nothing_are_refused() {
     let dir = disk_folder();
-    for wrong in [NvmeConfig { io_threads: 0, ..config(16) }, config(1), NvmeConfig { reserve_percent: 100, ..config(16) }] {
+    for wrong in [NvmeConfig { io_threads: 0, ..config(16) }, config(1)] {
         let error = NvmeStore::open(dir.path(), &wrong).expect_err("refused");
         assert_eq!(error.reason(), "invalid_config", "{error}");
     }
@@ -289,6 +280,23 @@ fn a_volume_too_small_is_said_with_both_figures_and_left_clean() {
     let (mut kit, _) = open(&disk.path(), &config(32));
     let slot = kit.put(1, STRIDE);
     assert!(kit.holds(slot, 1, STRIDE), "a store that fits works on the same volume");
+}
+
+#[test]
+fn a_store_is_as_long_as_asked_and_leaves_its_reserve_free() {
+    let Some(disk) = SmallDisk::mount("loop") else { return };
+    let greedy = NvmeConfig { reserve_percent: 100, ..config(40) };
+    let error = NvmeStore::open(&disk.path(), &greedy).expect_err("40 MiB and as much again in 64");
+    assert_eq!(error.reason(), "volume_too_small");
+    let message = error.to_string();
+    assert!(message.contains("a store of 40.0 MiB and a reserve of 40.0 MiB do not fit"), "{message}");
+    let kit = open(&disk.path(), &NvmeConfig { reserve_percent: 5, ..config(40) });
+    let file = std::fs::metadata(file_of(&disk.path())).expect("the store's file");
+    assert_eq!(file.len(), 40 * MIB);
+    drop(kit);
+    std::fs::write(disk.path().join("hog"), vec![1; 64 << 20]).expect_err("the volume is full");
+    let (_, report) = open(&disk.path(), &NvmeConfig { reserve_percent: 5, ..config(40) });
+    assert!(report.adopted, "what is allocated already needs no room");
 }
 
 #[test]

@@ -17,13 +17,16 @@ pub enum NvmeError {
     },
     /// The volume cannot hold the store. Nothing was left behind.
     #[error(
-        "{dir}: a store of {wanted_bytes} bytes does not fit, {free_bytes} bytes are free; lower the tier's capacity or enlarge the volume"
+        "{dir}: a store of {} and a reserve of {} do not fit, {} are free; lower the tier's capacity or enlarge the volume",
+        Human(*.wanted_bytes), Human(*.reserve_bytes), Human(*.free_bytes)
     )]
     VolumeTooSmall {
         /// The folder.
         dir: PathBuf,
         /// The file's size.
         wanted_bytes: u64,
+        /// What must stay free beyond it.
+        reserve_bytes: u64,
         /// Free to this user before the attempt.
         free_bytes: u64,
     },
@@ -48,6 +51,19 @@ pub enum NvmeError {
     /// A setting that no store can have.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// Bytes as a person reads them, with one decimal.
+struct Human(u64);
+
+impl std::fmt::Display for Human {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        match UNITS.iter().find(|(_, shift)| self.0 >> shift > 0) {
+            Some((unit, shift)) => write!(f, "{:.1} {unit}", self.0 as f64 / (1u64 << shift) as f64),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
 }
 
 impl NvmeError {

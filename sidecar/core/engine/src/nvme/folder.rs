@@ -27,6 +27,8 @@ pub struct Folder {
     pub slot_number: u32,
     pub path: PathBuf,
     pub geometry: Geometry,
+    /// What must stay free on the volume beyond a store that is made.
+    reserve_bytes: u64,
     pub store_id: [u8; 16],
     /// In pages, by extent.
     pub strides: Vec<u32>,
@@ -50,6 +52,7 @@ impl Folder {
             slot_number,
             path,
             geometry,
+            reserve_bytes: reserve_of(config),
             store_id: [0; 16],
             strides: Vec::new(),
             damaged_table_pages: Vec::new(),
@@ -133,7 +136,9 @@ impl Folder {
     fn fill(&mut self, unfinished: &Path) -> Result<(), NvmeError> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(unfinished);
         let file = file.map_err(|error| NvmeError::io("making the store", unfinished, error))?;
+        let free_before_bytes = self.free_bytes();
         self.allocate(&file)?;
+        self.check_reserve(free_before_bytes)?;
         let drawn = rustix::rand::getrandom(&mut self.store_id, rustix::rand::GetRandomFlags::empty());
         if !matches!(drawn, Ok(16)) {
             return Err(NvmeError::io("drawing a store id", unfinished, io::Error::other("no random bytes")));
@@ -150,18 +155,32 @@ impl Folder {
     }
 
     fn allocate(&self, file: &File) -> Result<(), NvmeError> {
-        let wanted_bytes = self.geometry.capacity_bytes;
-        let dir = self.path.parent().unwrap_or(&self.path);
-        let free_bytes = statvfs(dir).map_or(0, |found| found.f_bavail * found.f_frsize);
+        let free_bytes = self.free_bytes();
         loop {
-            return match fallocate(file.as_fd(), FallocateFlags::empty(), 0, wanted_bytes) {
+            return match fallocate(file.as_fd(), FallocateFlags::empty(), 0, self.geometry.capacity_bytes) {
                 Ok(()) => Ok(()),
                 Err(Errno::INTR) => continue,
-                Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
-                    Err(NvmeError::VolumeTooSmall { dir: dir.to_owned(), wanted_bytes, free_bytes })
-                }
+                Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Err(self.too_small(free_bytes)),
                 Err(error) => Err(NvmeError::io("allocating the store", &self.path, error)),
             };
+        }
+    }
+
+    /// A file system that is full to the brim is slow and, copying on write, may refuse even what is allocated.
+    fn check_reserve(&self, free_before_bytes: u64) -> Result<(), NvmeError> {
+        if self.free_bytes() < self.reserve_bytes { Err(self.too_small(free_before_bytes)) } else { Ok(()) }
+    }
+
+    fn free_bytes(&self) -> u64 {
+        statvfs(self.path.parent().unwrap_or(&self.path)).map_or(0, |found| found.f_bavail * found.f_frsize)
+    }
+
+    fn too_small(&self, free_bytes: u64) -> NvmeError {
+        NvmeError::VolumeTooSmall {
+            dir: self.path.parent().unwrap_or(&self.path).to_owned(),
+            wanted_bytes: self.geometry.capacity_bytes,
+            reserve_bytes: self.reserve_bytes,
+            free_bytes,
         }
     }
 }
@@ -173,12 +192,12 @@ enum Adoption {
 }
 
 fn geometry_of(config: &NvmeConfig) -> Result<Geometry, NvmeError> {
-    let kept = u64::from(100 - config.reserve_percent.min(100));
-    let usable = (u128::from(config.capacity_bytes) * u128::from(kept) / 100) as u64 / PAGE_BYTES * PAGE_BYTES;
-    Geometry::of(usable).ok_or_else(|| {
-        let (capacity, reserve) = (config.capacity_bytes, config.reserve_percent);
-        NvmeError::Invalid(format!("capacity_bytes {capacity} with {reserve} % reserve holds no slot; give it at least 2 MiB"))
-    })
+    Geometry::of(config.capacity_bytes / PAGE_BYTES * PAGE_BYTES)
+        .ok_or_else(|| NvmeError::Invalid(format!("capacity_bytes {} holds no slot; give it at least 2 MiB", config.capacity_bytes)))
+}
+
+fn reserve_of(config: &NvmeConfig) -> u64 {
+    (u128::from(config.capacity_bytes) * u128::from(config.reserve_percent) / 100) as u64
 }
 
 fn slot_dir(dir: &Path, number: u32) -> PathBuf {

@@ -34,7 +34,7 @@ pub enum Direct {
 /// What a store shall be.
 #[derive(Clone, Debug)]
 pub struct NvmeConfig {
-    /// Bytes of the volume that this store may use.
+    /// Length of the store, allocated to its last byte.
     pub capacity_bytes: u64,
     /// Stores that may stand side by side in the folder.
     pub slots: u32,
@@ -44,7 +44,7 @@ pub struct NvmeConfig {
     pub direct: Direct,
     /// How long one read of a page may take before the breaker opens; larger ones and writes get more ([`store`](self)).
     pub deadline: Duration,
-    /// Share of the capacity that stays free on the volume.
+    /// Share of the capacity that must stay free on the volume, beyond the store, when the store is made.
     pub reserve_percent: u32,
 }
 

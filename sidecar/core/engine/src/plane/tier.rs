@@ -77,7 +77,7 @@ pub(super) struct Tier {
     completions: Vec<Completion>,
     scanned: (u64, u64),
     #[cfg(feature = "swap-chunks")]
-    verified: Vec<Read>,
+    in_hand: Vec<u8>,
 }
 
 impl Tier {
@@ -94,10 +94,6 @@ impl Tier {
     }
 
     fn is_reading(&self, key: Key16) -> bool {
-        #[cfg(feature = "swap-chunks")]
-        if self.verified.iter().any(|read| read.key == key) {
-            return true;
-        }
         self.reading.contains_key(&key)
     }
 
@@ -290,8 +286,6 @@ impl Plane {
             self.complete(completion);
         }
         self.tier.completions = done;
-        #[cfg(feature = "swap-chunks")]
-        self.publish_swapped();
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -344,17 +338,16 @@ impl Plane {
         self.counters.io_errors += u64::from(!arrived);
         let verdict = if arrived { self.inspect(read.dram_slot, stride, &value, Some(read.nvme_slot)) } else { Err(Outcome::IoError) };
         match verdict {
-            #[cfg(feature = "swap-chunks")]
-            Ok(_) => self.tier.verified.push(read),
-            #[cfg(not(feature = "swap-chunks"))]
-            Ok(_) => self.publish_read(&read, place, &value),
+            Ok(_) => {
+                #[cfg(feature = "swap-chunks")]
+                self.swap_with_in_hand(read.dram_slot, stride);
+                self.publish_read(&read, place, &value);
+            }
             Err(outcome) => {
                 self.quarantine_nvme(place, &value, outcome);
                 self.fail_read(&read, outcome);
             }
         }
-        #[cfg(feature = "swap-chunks")]
-        let _ = place;
     }
 
     /// Verified: the entry first, as it is what a successor goes by, then the slot's state.
@@ -525,37 +518,16 @@ impl Plane {
         }
     }
 
-    /// Tests only: exchange the payloads of verified chunks pairwise before they become HIT. One left over waits while others are on their way.
+    /// Tests only: exchange a verified chunk's payload with the one verified before it; the first keeps its own. Not two chunks of one prompt with
+    /// each other: attention does not see in which order it meets keys and values whose position is rotated into them, so an answer would stay.
     #[cfg(feature = "swap-chunks")]
-    fn publish_swapped(&mut self) {
-        while !self.tier.verified.is_empty() {
-            let first = &self.tier.verified[0];
-            let partner = self.tier.verified[1..].iter().position(|other| other.class == first.class);
-            if partner.is_none() && !self.tier.reads.is_empty() {
-                return;
-            }
-            let first = self.tier.verified.remove(0);
-            let second = partner.map(|at| self.tier.verified.remove(at));
-            if let Some(second) = &second {
-                self.swap_payloads(first.dram_slot, second.dram_slot, self.stride_of_class(first.class));
-            }
-            for read in std::iter::once(first).chain(second) {
-                match self.index.find(read.key).filter(|(_, value)| value.nvme_slot == read.nvme_slot) {
-                    Some((place, value)) => self.publish_read(&read, place, &value),
-                    None => self.fail_read(&read, Outcome::Gone),
-                }
-            }
+    fn swap_with_in_hand(&mut self, slot: u32, stride: u64) {
+        let at = Arena::offset(slot) + PAGE_BYTES as usize;
+        let mut body = vec![0; (stride - PAGE_BYTES) as usize];
+        self.arena.bytes().read(at, &mut body);
+        if self.tier.in_hand.len() == body.len() {
+            self.arena.bytes().write(at, &self.tier.in_hand);
         }
-    }
-
-    #[cfg(feature = "swap-chunks")]
-    fn swap_payloads(&self, one: u32, other: u32, stride: u64) {
-        let body = (stride - PAGE_BYTES) as usize;
-        let at = |slot| Arena::offset(slot) + PAGE_BYTES as usize;
-        let (mut first, mut second) = (vec![0; body], vec![0; body]);
-        self.arena.bytes().read(at(one), &mut first);
-        self.arena.bytes().read(at(other), &mut second);
-        self.arena.bytes().write(at(one), &second);
-        self.arena.bytes().write(at(other), &first);
+        self.tier.in_hand = body;
     }
 }
