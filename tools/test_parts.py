@@ -93,15 +93,6 @@ def run_engine() -> Outcome:
     return run_pytest("engine", "tests/vllm", "-q") if prepared.failed == 0 else prepared
 
 
-# Scenarios join this list when they have been seen green on a real cluster.
-E2E_SEEN_GREEN = (
-    "test_skips.py",
-    "test_first_pool.py",
-    "test_sidecar_faults.py",
-    "test_damage.py::test_damaged_chunks_are_recomputed_and_counted",
-)
-
-
 def run_e2e() -> Outcome:
     """A real Kubernetes with Spillway installed; the cluster is left as it was found: up if it was up, down otherwise."""
     was_up = subprocess.run([sys.executable, "-m", "tests.cluster", "status"], cwd=ROOT, check=False).returncode == 0
@@ -110,8 +101,7 @@ def run_e2e() -> Outcome:
             prepared = run_command(sys.executable, "-m", "tests.cluster", step)
             if prepared.failed:
                 return prepared
-        files = [f"tests/e2e/{name}" for name in E2E_SEEN_GREEN]
-        return run_pytest("e2e", *files, "-m", "cluster", "-v", "-s")
+        return run_pytest("e2e", "tests/e2e", "tests/unit", "-m", "cluster", "-v", "-s", "--durations=12")
     finally:
         if not was_up and not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
             run_command(sys.executable, "-m", "tests.cluster", "down")

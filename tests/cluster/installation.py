@@ -28,6 +28,11 @@ def kubeconfig() -> str:
     return str(path)
 
 
+def kubectl() -> Path:
+    """The kubectl that belongs to the cluster's version."""
+    return binaries.tool(Settings.from_environment(), binaries.KUBECTL)
+
+
 def install(host_path_prefixes: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
     """Install or upgrade Spillway from the working tree's chart and images, and wait until it serves."""
     settings = Settings.from_environment()
@@ -41,6 +46,8 @@ def install(host_path_prefixes: Sequence[str] = (), values: Mapping[str, Any] | 
         **(values or {}),
     }
     with step(f"installing Spillway in namespace {NAMESPACE}"):
+        # Helm installs what lies in crds/ once and never again, also on an upgrade.
+        _kubectl(settings, "apply", "--server-side", "--force-conflicts", "-f", str(_CHART / "crds"))
         _helm(
             settings, "upgrade", "--install", RELEASE, _CHART, "--namespace", NAMESPACE, "--create-namespace",
             "--values", "-", "--wait", "--timeout", f"{_INSTALL_SECONDS}s", stdin=json.dumps(merged),

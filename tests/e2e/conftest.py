@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster import installation
 from tests.e2e.kit.kube import Kube, describe
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 HOST_PATH_PREFIX = Path("/var/lib/spillway-e2e")
@@ -38,6 +39,12 @@ def kube(kubeconfig: str) -> Iterator[Kube]:
 
 
 @pytest.fixture(scope="session")
+def transcript(kube: Kube, kubeconfig: str) -> Transcript:
+    """What kubectl says at a step, held to docs/transcript/."""
+    return Transcript(installation.kubectl(), kubeconfig)
+
+
+@pytest.fixture(scope="session")
 def second_sidecar_image() -> str:
     """The same sidecar under another tag."""
     return "localhost/spillway-sidecar:dev2"
@@ -61,8 +68,11 @@ def host_path(namespace_name: str) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def clean_namespace(kube: Kube, namespace_name: str) -> Iterator[str]:
-    """The module's namespace: absent before the tests make it, gone with all its pods after them."""
+def clean_namespace(kube: Kube, namespace_name: str, host_path: Path) -> Iterator[str]:
+    """The module's namespace: absent before the tests make it, gone with all its pods after them.
+
+    The folder has to outlive it, because a pool goes only when its data is gone from there.
+    """
 
     def gone() -> bool:
         return kube.get("v1", "Namespace", namespace_name) is None

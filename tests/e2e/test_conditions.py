@@ -11,6 +11,7 @@ from kubernetes.client.exceptions import ApiException
 from tests.e2e.kit.engine import Engine, make_prompts, total
 from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -52,7 +53,7 @@ def serves_and_hits_in_dram(engine: Engine) -> None:
     assert engine.external_tokens() >= 512
 
 
-def test_capacity_larger_than_the_disk(kube: Kube, namespace: str, host_path: Path) -> None:
+def test_capacity_larger_than_the_disk(kube: Kube, namespace: str, host_path: Path, transcript: Transcript) -> None:
     pool = make_pool(namespace, name="huge", nvme="100Ti", host_path=str(host_path))
     kube.apply(pool, *make_engine(namespace, name="huge", pool="huge"))
     engine = Engine(kube, namespace, "huge")
@@ -60,10 +61,11 @@ def test_capacity_larger_than_the_disk(kube: Kube, namespace: str, host_path: Pa
     seen = wait_condition(kube, namespace, "huge", "StorageProvisioned", "False", "VolumeTooSmall")
     assert "a store of 100.0 TiB" in seen["message"], "the message names what was asked for"
     serves_and_hits_in_dram(engine)
+    transcript.check("11-capacity-larger-than-the-disk", namespace, "huge")
     kube.scale(namespace, "huge", 0)
 
 
-def test_unwritable_path(kube: Kube, namespace: str, host_path: Path) -> None:
+def test_unwritable_path(kube: Kube, namespace: str, host_path: Path, transcript: Transcript) -> None:
     folder = host_path / "root-only"
     folder.mkdir(mode=0o755)
     os.chown(folder, 0, 0)
@@ -72,11 +74,12 @@ def test_unwritable_path(kube: Kube, namespace: str, host_path: Path) -> None:
     engine = Engine(kube, namespace, "unwritable")
     engine.wait_ready()
     wait_condition(kube, namespace, "unwritable", "StorageProvisioned", "False", "NvmeNotWritable")
-    assert len(engine.ask(PROMPT).tokens) == 16
+    serves_and_hits_in_dram(engine)
+    transcript.check("12-path-not-writable", namespace, "unwritable")
     kube.scale(namespace, "unwritable", 0)
 
 
-def test_second_pod_on_one_host_path_slot(kube: Kube, namespace: str, host_path: Path) -> None:
+def test_second_pod_on_one_host_path_slot(kube: Kube, namespace: str, host_path: Path, transcript: Transcript) -> None:
     pool = make_pool(namespace, name="shared", host_path=str(host_path))
     kube.apply(pool, *make_engine(namespace, name="one", pool="shared"))
     first = Engine(kube, namespace, "one")
@@ -87,6 +90,7 @@ def test_second_pod_on_one_host_path_slot(kube: Kube, namespace: str, host_path:
     seen = wait_condition(kube, namespace, "shared", "StorageProvisioned", "False", "NoFreeSlot")
     assert second.pod()["metadata"]["name"] in seen["message"], "the message names the pod"
     assert len(second.ask(PROMPT).tokens) == 16
+    transcript.check("13-second-pod-on-one-slot", namespace, "shared")
     for name in ("one", "two"):
         kube.scale(namespace, name, 0)
 
@@ -95,7 +99,11 @@ def test_second_pod_on_one_host_path_slot(kube: Kube, namespace: str, host_path:
     ("dram", "nvme", "says"),
     [("0", "1Gi", "dram.capacity must be at least 64Mi"), ("1Gi", "0", "nvme.capacity must not be less than dram")],
 )
-def test_zero_capacity_is_refused_with_a_message(kube: Kube, namespace: str, dram: str, nvme: str, says: str) -> None:
+def test_zero_capacity_is_refused_with_a_message(
+    kube: Kube, namespace: str, dram: str, nvme: str, says: str, transcript: Transcript
+) -> None:
+    pool = make_pool(namespace, name="zero", dram=dram, nvme=nvme)
     with pytest.raises(ApiException) as refused:
-        kube.apply(make_pool(namespace, name="zero", dram=dram, nvme=nvme))
+        kube.apply(pool)
     assert says in str(refused.value.body)
+    transcript.check_refused(f"14-capacity-zero-{'dram' if dram == '0' else 'nvme'}", pool)

@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.kit.engine import Engine, annotation, make_prompts, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -70,22 +71,24 @@ def no_webhook(kube: Kube) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_operator")
-def test_pod_is_injected_and_hits_without_the_operator(engine: Engine) -> None:
+def test_pod_is_injected_and_hits_without_the_operator(engine: Engine, transcript: Transcript) -> None:
     engine.delete_pod()
     assert annotation(engine.pod(), "spillway.dev/status") is not None
     engine.ask_all(PROMPTS)
     assert engine.external_tokens() >= len(PROMPTS) * 1024
     assert total(engine.sidecar_metrics(), "spillway_hop_bytes_total", "hop=nvme_to_arena") > 0
+    transcript.check("09-operator-down", engine.namespace)
 
 
 @pytest.mark.usefixtures("no_webhook")
-def test_pod_serves_plain_without_the_webhook(engine: Engine) -> None:
+def test_pod_serves_plain_without_the_webhook(engine: Engine, transcript: Transcript) -> None:
     engine.delete_pod()
     pod = engine.pod()
     assert annotation(pod, "spillway.dev/status") is None
     assert not pod["spec"].get("initContainers")
     assert len(engine.ask(PROMPTS[0]).tokens) == 16
     assert engine.external_tokens() == 0
+    transcript.check("10-webhook-down", engine.namespace)
 
 
 def test_deleting_the_pool_cleans_its_disk(engine: Engine, kube: Kube, host_path: Path) -> None:

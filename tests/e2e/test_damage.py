@@ -13,6 +13,7 @@ from tests.e2e.kit.engine import Answer, Engine, make_prompts, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
 from tests.e2e.kit.oracle import assert_swapped_chunks_are_noticed
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -62,7 +63,7 @@ def stored(kube: Kube, host_path: Path, clean_namespace: str) -> Stored:
     return stored
 
 
-def test_damaged_chunks_are_recomputed_and_counted(stored: Stored) -> None:
+def test_damaged_chunks_are_recomputed_and_counted(stored: Stored, transcript: Transcript) -> None:
     damages: list[tuple[str, Callable[[Path, StoredChunk], None]]] = [
         ("payload", damage_payload),
         ("header", damage_header),
@@ -86,6 +87,7 @@ def test_damaged_chunks_are_recomputed_and_counted(stored: Stored) -> None:
     assert stored.engine.ask(PROMPTS[4]).same_as(stored.cold[4])
     assert stored.engine.external_tokens() >= CHUNKS * 256, "what is whole is still used"
     assert total(stored.engine.sidecar_metrics(), "spillway_quarantined_chunks_total") == len(damages)
+    transcript.check("08-chunks-damaged", stored.engine.namespace)
 
 
 def test_oracle_notices_swapped_chunks(stored: Stored, kube: Kube, swapping_sidecar_image: str) -> None:

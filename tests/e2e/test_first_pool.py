@@ -15,6 +15,7 @@ from tests.e2e.kit.engine import Answer, Engine, make_prompts, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
 from tests.e2e.kit.oracle import assert_swapped_chunks_are_noticed
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -36,8 +37,9 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(kube: Kube, host_path: Path, clean_namespace: str) -> Story:
+def story(kube: Kube, host_path: Path, clean_namespace: str, transcript: Transcript) -> Story:
     kube.apply(make_namespace(clean_namespace), make_pool(clean_namespace, host_path=str(host_path)))
+    transcript.check("01-pool-without-pods", clean_namespace)
     kube.apply(*make_engine(clean_namespace))
     engine = Engine(kube, clean_namespace)
     engine.wait_ready()
@@ -49,14 +51,15 @@ def namespace_name() -> str:
     return NAMESPACE
 
 
-def test_answers_cold_and_writes_every_chunk_to_nvme(story: Story) -> None:
+def test_answers_cold_and_writes_every_chunk_to_nvme(story: Story, transcript: Transcript) -> None:
     story.cold = story.engine.ask_all(PROMPTS)
     assert story.engine.external_tokens() == 0
     story.engine.wait_durable(len(PROMPTS) * CHUNKS)
     story.pod_uids.append(story.engine.pod()["metadata"]["uid"])
+    transcript.check("02-chunks-on-nvme", story.engine.namespace)
 
 
-def test_restarted_engine_answers_from_dram(story: Story) -> None:
+def test_restarted_engine_answers_from_dram(story: Story, transcript: Transcript) -> None:
     read_before = total(story.engine.sidecar_metrics(), "spillway_hop_bytes_total", "hop=nvme_to_arena")
     story.engine.restart_engine()
     again = story.engine.ask_all(PROMPTS)
@@ -65,6 +68,7 @@ def test_restarted_engine_answers_from_dram(story: Story) -> None:
     samples = story.engine.sidecar_metrics()
     assert total(samples, "spillway_hop_bytes_total", "hop=nvme_to_arena") == read_before
     assert story.engine.pod()["metadata"]["uid"] == story.pod_uids[0]
+    transcript.check("03-engine-restarted", story.engine.namespace)
 
 
 def test_status_tells_the_tiers(story: Story, kube: Kube) -> None:
@@ -87,7 +91,7 @@ def test_status_tells_the_tiers(story: Story, kube: Kube) -> None:
     assert (counts["labelled"], counts["injected"], counts["ready"], counts["skipped"]) == (1, 1, 1, 0)
 
 
-def test_successor_pod_answers_from_nvme(story: Story, host_path: Path) -> None:
+def test_successor_pod_answers_from_nvme(story: Story, host_path: Path, transcript: Transcript) -> None:
     story.engine.delete_pod()
     drop_page_cache(host_path)
     pod = story.engine.pod()
@@ -106,6 +110,7 @@ def test_successor_pod_answers_from_nvme(story: Story, host_path: Path) -> None:
     read = total(after, "spillway_hop_bytes_total", "hop=nvme_to_arena")
     assert read >= reused * bytes_per_token, "from NVMe must mean from NVMe"
     assert total(after, "spillway_quarantined_chunks_total") == 0
+    transcript.check("04-pod-replaced", story.engine.namespace)
 
 
 def test_oracle_notices_swapped_chunks(story: Story, kube: Kube, swapping_sidecar_image: str) -> None:

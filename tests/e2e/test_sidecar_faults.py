@@ -11,6 +11,7 @@ from tests.e2e.kit.engine import Engine, make_prompts
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.load import Load
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -56,7 +57,7 @@ def ready_changes(engine: Engine, seconds: float) -> list[tuple[float, bool]]:
     return changes
 
 
-def test_daemon_killed_under_load_fails_no_request(engine: Engine) -> None:
+def test_daemon_killed_under_load_fails_no_request(engine: Engine, transcript: Transcript) -> None:
     container_restarts = engine.restarts("spillway")
     restarts_before = engine.sidecar_metrics()["spillway_daemon_restarts"]
     with Load(engine.service_url(), PROMPTS) as load:
@@ -78,9 +79,10 @@ def test_daemon_killed_under_load_fails_no_request(engine: Engine) -> None:
         15,
     )
     assert external_tokens_of_one_round(engine) >= len(PROMPTS) * REUSED_PER_PROMPT * 0.5, "hits must resume"
+    transcript.check("05-daemon-killed", engine.namespace)
 
 
-def test_sidecar_container_killed_once_keeps_engine_and_arena(engine: Engine) -> None:
+def test_sidecar_container_killed_once_keeps_engine_and_arena(engine: Engine, transcript: Transcript) -> None:
     before = engine.restarts("spillway")
     # PID 1 ignores a signal it has no handler for, so the supervisor is asked to end through the one it has.
     engine.run("spillway", "python3", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
@@ -93,9 +95,12 @@ def test_sidecar_container_killed_once_keeps_engine_and_arena(engine: Engine) ->
     print(f"sidecar container ended once: NotReady window {window}")
     assert engine.restarts("server") == 0
     assert external_tokens_of_one_round(engine) >= len(PROMPTS) * REUSED_PER_PROMPT * 0.5
+    transcript.check("06-sidecar-container-restarted", engine.namespace)
 
 
-def test_image_patched_in_place_keeps_engine_and_arena(engine: Engine, kube: Kube, second_sidecar_image: str) -> None:
+def test_image_patched_in_place_keeps_engine_and_arena(
+    engine: Engine, kube: Kube, second_sidecar_image: str, transcript: Transcript
+) -> None:
     pod = engine.pod()
     index = next(i for i, c in enumerate(pod["spec"]["initContainers"]) if c["name"] == "spillway")
     patch = [{"op": "replace", "path": f"/spec/initContainers/{index}/image", "value": second_sidecar_image}]
@@ -113,3 +118,4 @@ def test_image_patched_in_place_keeps_engine_and_arena(engine: Engine, kube: Kub
     print(f"sidecar image patched in place: the new one ready after {time.monotonic() - started:.1f} s")
     assert engine.restarts("server") == 0
     assert external_tokens_of_one_round(engine) >= len(PROMPTS) * REUSED_PER_PROMPT * 0.5
+    transcript.check("07-sidecar-image-patched", engine.namespace)

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.kit.engine import annotation
 from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
+from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -52,6 +53,15 @@ def admitted(kube: Kube, pod: Manifest) -> Manifest:
     return dict(answer.to_dict())
 
 
+def started(kube: Kube, namespace: str, pool: str, name: str) -> None:
+    """A real pod of that pool; it need not serve, so it does not load a model."""
+    pod = bare_pod(namespace, pool, name=name)
+    container = pod["spec"]["containers"][0]
+    container.update(command=["sleep"], args=["600"], resources={})
+    del container["readinessProbe"]
+    kube.apply(pod)
+
+
 def plain(pod: Manifest) -> Manifest:
     """The specification without what the API server names at random."""
     spec = dict(pod["spec"])
@@ -71,7 +81,16 @@ def test_pod_is_equal_but_for_the_annotation(kube: Kube, namespace: str, pool: s
     assert skipped["metadata"]["annotations"] == {"spillway.dev/skipped": reason}
 
 
-def test_namespace_that_forbids_the_volume(kube: Kube, namespace: str) -> None:
+def test_kubectl_says_why_a_pod_was_skipped(kube: Kube, namespace: str, transcript: Transcript) -> None:
+    started(kube, namespace, "absent", "orphan")
+    transcript.check("15-pool-absent", namespace, "absent")
+    transcript.check_pod("15-pool-absent-pod", namespace, "orphan")
+    started(kube, namespace, "invalid", "misled")
+    transcript.check("16-pool-invalid", namespace, "invalid")
+    transcript.check_pod("16-pool-invalid-pod", namespace, "misled")
+
+
+def test_namespace_that_forbids_the_volume(kube: Kube, namespace: str, transcript: Transcript) -> None:
     forbidding = f"{namespace}-baseline"
     kube.apply(make_namespace(forbidding, **{"pod-security.kubernetes.io/enforce": "baseline"}))
     pool = kube.pool(namespace)
@@ -85,6 +104,9 @@ def test_namespace_that_forbids_the_volume(kube: Kube, namespace: str) -> None:
             return pod if annotation(pod, "spillway.dev/skipped") == "namespace-forbids-volume" else None
 
         assert plain(wait_for("the webhook to know the namespace", skipped, 20)) == plain(untouched)
+        started(kube, forbidding, "chat", "forbidden")
+        transcript.check("17-namespace-forbids-the-volume", forbidding)
+        transcript.check_pod("17-namespace-forbids-the-volume-pod", forbidding, "forbidden")
     finally:
         kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", forbidding)
         kube.delete("v1", "Namespace", forbidding)

@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class SkipReason(StrEnum):
     """Why a labelled pod was started without a sidecar; value of the annotation spillway.dev/skipped."""
 
-    POOL_NOT_FOUND = "pool-not-found"
-    """No KVCachePool of the name in the label exists in the pod's namespace."""
-    POOL_INVALID = "pool-invalid"
-    """The pool exists but cannot be used; its condition ConfigValid says why."""
-    ENGINE_NOT_RECOGNISED = "engine-not-recognised"
-    """No container looks like vLLM, or the one named by spec.engine.container does not exist."""
-    SEVERAL_ENGINES = "several-engines"
-    """More than one container looks like vLLM and spec.engine.container does not choose."""
-    HOST_IPC = "host-ipc"
-    """The pod shares the node's IPC namespace."""
-    UNSUPPORTED_OS = "unsupported-os"
-    """The pod asks for another operating system than Linux."""
-    NAMESPACE_FORBIDS_VOLUME = "namespace-forbids-volume"
-    """The namespace enforces a Pod Security level that refuses the volume the pool asks for."""
-    POD_LEVEL_RESOURCES = "pod-level-resources"
-    """The pod has spec.resources; another container's requests could make it inadmissible."""
-    LIMIT_RANGE = "limit-range"
-    """A LimitRange of the namespace would refuse the pod with the sidecar's requests and limits."""
-    WOULD_CHANGE_QOS = "would-change-qos"
-    """The pod is Guaranteed and the pool's resources would make it Burstable."""
-    NAME_TAKEN = "name-taken"
-    """The pod already has a container, volume or mount path of a name that Spillway needs."""
-    INJECTION_FAILED = "injection-failed"
-    """The webhook met an error of its own; its log and the counter spillway_webhook_errors say which."""
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """A word for machines and one sentence for people, which Events and conditions carry beside it."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    POOL_NOT_FOUND = "pool-not-found", "no KVCachePool of the name in the label exists in the pod's namespace"
+    POOL_INVALID = "pool-invalid", "the pool exists but cannot be used; its condition ConfigValid says why"
+    ENGINE_NOT_RECOGNISED = (
+        "engine-not-recognised",
+        "no container looks like vLLM, or the one named by spec.engine.container does not exist",
+    )
+    SEVERAL_ENGINES = (
+        "several-engines",
+        "more than one container looks like vLLM and spec.engine.container does not choose",
+    )
+    HOST_IPC = "host-ipc", "the pod shares the node's IPC namespace"
+    UNSUPPORTED_OS = "unsupported-os", "the pod asks for another operating system than Linux"
+    NAMESPACE_FORBIDS_VOLUME = (
+        "namespace-forbids-volume",
+        "the namespace enforces a Pod Security level that refuses the volume the pool asks for",
+    )
+    POD_LEVEL_RESOURCES = (
+        "pod-level-resources",
+        "the pod has spec.resources; another container's requests could make it inadmissible",
+    )
+    LIMIT_RANGE = (
+        "limit-range",
+        "a LimitRange of the namespace would refuse the pod with the sidecar's requests and limits",
+    )
+    WOULD_CHANGE_QOS = "would-change-qos", "the pod is Guaranteed and the pool's resources would make it Burstable"
+    NAME_TAKEN = "name-taken", "the pod already has a container, volume or mount path of a name that Spillway needs"
+    INJECTION_FAILED = (
+        "injection-failed",
+        "the webhook met an error of its own; its log and the counter spillway_webhook_errors say which",
+    )
+
+    @classmethod
+    def explain(cls, word: str) -> str:
+        """The meaning of an annotation's value, empty for one that another version wrote."""
+        return next((reason.meaning for reason in cls if reason == word), "")
 
 
 class Reason(StrEnum):

@@ -15,7 +15,6 @@ from spillway_operator.controller.client import POOLS, ApiServer, FieldManager
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.disk import (
     FINALIZER,
-    RETRY_AFTER,
     Cleaning,
     DiskCleaner,
     NodeOutcome,
@@ -31,6 +30,7 @@ from spillway_operator.controller.status import build_status_manifest
 from spillway_operator.resources import DiskCleanup
 
 LOOK_AGAIN_SECONDS = 1.0
+LOOK_AGAIN_FAILED_SECONDS = 30.0
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class PoolDeletion:
             return None
         failed = [outcome for outcome in left if outcome.state is Cleaning.FAILED]
         await self._report(metadata, pool, left, failed)
-        return RETRY_AFTER.total_seconds() if len(failed) == len(left) else LOOK_AGAIN_SECONDS
+        return LOOK_AGAIN_FAILED_SECONDS if len(failed) == len(left) else LOOK_AGAIN_SECONDS
 
     def _remaining_nodes(self, pool: KVCachePool | None, pods: Sequence[PodView]) -> list[str]:
         if pool is None:

@@ -24,6 +24,7 @@ from spillway_operator.resources import DiskCleanup, build_cleanup_pod, cleanup_
 
 FINALIZER = "spillway.dev/disk-cleanup"
 RETRY_AFTER = timedelta(minutes=5)
+STARTS_WITHIN = timedelta(minutes=1)
 
 
 class Cleaning(Enum):
@@ -100,9 +101,16 @@ class DiskCleaner:
         if phase == "Succeeded":
             await self._api.delete(PODS, name, namespace)
             return NodeOutcome(cleanup.node, Cleaning.DONE)
+        age = datetime.now(UTC) - _created_at(pod)
+        if phase == "Pending" and age > STARTS_WITHIN:
+            # The kubelet goes on trying. It tells why only in Events, which the operator does not read.
+            message = (
+                f"{cleanup.host_path}: the cleanup pod {name} does not start; is the folder there, its disk mounted?"
+            )
+            return NodeOutcome(cleanup.node, Cleaning.FAILED, message)
         if phase != "Failed":
             return NodeOutcome(cleanup.node, Cleaning.RUNNING)
-        if datetime.now(UTC) - _created_at(pod) > RETRY_AFTER:
+        if age > RETRY_AFTER:
             await self._api.delete(PODS, name, namespace)
         return NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
 

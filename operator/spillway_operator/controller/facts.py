@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from spillway_operator.api import Fault, Reason
+from spillway_operator.api import Fault, Reason, SkipReason
 from spillway_operator.controller.members import Observation
 from spillway_operator.controller.observed import PodView
 
@@ -73,7 +73,8 @@ def decide_members(facts: Facts) -> list[MemberState]:
 def decide_member(pod: PodView, observation: Observation | None, revision: str, now: datetime) -> MemberState:
     """The worst thing that is true of one pod."""
     if pod.bare:
-        return MemberState(pod, Severity.FAULT, pod.skipped or Reason.NOT_INJECTED, "it started without a sidecar")
+        why = SkipReason.explain(pod.skipped) or "it started without a sidecar"
+        return MemberState(pod, Severity.FAULT, pod.skipped or Reason.NOT_INJECTED, why)
     if pod.waiting:
         return MemberState(pod, Severity.FAULT, pod.waiting, "the kubelet cannot start the sidecar")
     if observation is not None and observation.report.conditions:

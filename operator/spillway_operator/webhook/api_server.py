@@ -84,7 +84,9 @@ def _kubeconfig_access() -> Access:
     from kubernetes import client, config  # only here: its import alone costs 60 MiB
 
     settings = client.Configuration()
-    config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    # Asked for now: the client remembers the variable as it was when it was imported.
+    named = os.environ.get("KUBECONFIG")
+    config.load_kube_config(config_file=named, client_configuration=settings)  # type: ignore[no-untyped-call]
     tls = ssl.create_default_context(cafile=settings.ssl_ca_cert)
     if settings.cert_file:
         tls.load_cert_chain(settings.cert_file, settings.key_file)

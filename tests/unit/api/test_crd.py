@@ -64,7 +64,15 @@ def test_every_rule_has_a_refused_example() -> None:
 
 def test_columns_come_from_status_or_metadata() -> None:
     columns = version()["additionalPrinterColumns"]
-    assert [c["name"] for c in columns if not c.get("priority")] == ["Ready", "Pods", "DRAM", "NVMe", "Hit%", "Age"]
+    assert [c["name"] for c in columns if not c.get("priority")] == [
+        "Ready",
+        "Pods",
+        "DRAM",
+        "NVMe",
+        "Hit ratio",
+        "Degraded",
+        "Age",
+    ]
     assert all(c["jsonPath"].startswith((".status.", ".metadata.")) for c in columns)
 
 

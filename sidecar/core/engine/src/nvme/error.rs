@@ -39,7 +39,7 @@ pub enum NvmeError {
         why: String,
     },
     /// A file or folder of the volume could not be used.
-    #[error("{path}: {what} failed: {source}; check that the volume is mounted and writable")]
+    #[error("{path}: {what} failed: {source}; check that the volume is mounted and writable by uid {}", rustix::process::geteuid().as_raw())]
     Io {
         /// What was tried.
         what: &'static str,

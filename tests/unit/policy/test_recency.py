@@ -1,0 +1,170 @@
+"""What leaves a tier first, against a plain list and against what a trace of uses allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spillway.policy import Recency
+
+KEYS = [bytes([name]) for name in b"abcdefgh"]
+CLASSES = [0, 1, 7]
+
+keys = st.sampled_from(KEYS)
+classes = st.sampled_from(CLASSES)
+events = st.one_of(
+    st.tuples(st.just("add"), keys, classes),
+    st.tuples(st.just("touch"), keys, st.none()),
+    st.tuples(st.just("discard"), keys, st.none()),
+)
+traces = st.lists(events, max_size=40)
+stocks = st.lists(keys, unique=True, min_size=2).map(b"".join)
+small = st.integers(0, len(KEYS) // 2)
+Event = tuple[str, bytes, int | None]
+
+
+def replay(trace: list[Event], recency: Recency | None = None) -> Recency:
+    recency = Recency() if recency is None else recency
+    for name, key, class_id in trace:
+        getattr(recency, name)(*((key,) if class_id is None else (key, class_id)))
+    return recency
+
+
+def filled(names: bytes) -> Recency:
+    """One chunk of class 0 for each letter, the first letter being the oldest."""
+    return replay([("add", bytes([name]), 0) for name in names])
+
+
+def order(recency: Recency, class_id: int = 0) -> bytes:
+    """The single-letter keys of a class, oldest first."""
+    return b"".join(recency.victims(class_id, len(recency), one_of(b""), window=0))
+
+
+def orders(recency: Recency) -> dict[int, bytes]:
+    return {class_id: order(recency, class_id) for class_id in CLASSES}
+
+
+def one_of(names: bytes) -> Callable[[bytes], bool]:
+    return lambda key: key in names
+
+
+def last_use(trace: list[Event], key: bytes) -> tuple[int, int] | None:
+    """Class and time of a chunk that is still there at the end of a trace, read from the trace alone."""
+    place = None
+    for time, (name, changed, class_id) in enumerate(trace):
+        if changed != key:
+            continue
+        if name == "discard":
+            place = None
+        elif name == "add" and class_id is not None:
+            place = (class_id, time)
+        elif place is not None:
+            place = (place[0], time)
+    return place
+
+
+@given(traces)
+def test_after_every_event_each_chunk_stands_once_in_its_class_by_last_use(trace: list[Event]) -> None:
+    recency = Recency()
+    for done in range(len(trace)):
+        replay(trace[done : done + 1], recency)
+        known = {key: place for key in KEYS if (place := last_use(trace[: done + 1], key)) is not None}
+        by_time = sorted(known, key=lambda key: known[key][1])
+        expected = {at: b"".join(key for key in by_time if known[key][0] == at) for at in CLASSES}
+        assert orders(recency) == expected
+        assert len(recency) == len(known)
+
+
+@given(stocks, small, small, st.sets(keys))
+def test_victims_are_the_preferred_of_the_oldest_then_the_oldest(
+    stock: bytes, count: int, window: int, liked: set[bytes]
+) -> None:
+    left = [bytes([name]) for name in stock][: count + window]
+    expected: list[bytes] = []
+    while left and len(expected) < count:
+        expected.append(next((key for key in left if key in liked), left[0]))
+        left.remove(expected[-1])
+    assert filled(stock).victims(0, count, liked.__contains__, window) == expected
+
+
+@given(stocks, small, small, st.sets(keys))
+def test_asking_for_victims_changes_nothing(stock: bytes, count: int, window: int, liked: set[bytes]) -> None:
+    """A victim that the core refuses, because it is being written, stays as old as it was."""
+    recency = filled(stock)
+    recency.victims(0, count, liked.__contains__, window)
+    recency.victims(1, count, liked.__contains__, window)
+    assert orders(recency) == {**dict.fromkeys(CLASSES, b""), 0: stock}
+    assert len(recency) == len(stock)
+
+
+@given(stocks, stocks, st.integers(1, 3), st.sets(keys))
+def test_evicting_until_nothing_is_left_takes_each_chunk_of_the_class_once(
+    stock: bytes, others: bytes, count: int, liked: set[bytes]
+) -> None:
+    others = others.upper()
+    recency, gone = replay([("add", bytes([name]), 7) for name in others], filled(stock)), b""
+    for _ in stock:
+        for key in recency.victims(0, count, liked.__contains__):
+            recency.discard(key)
+            gone += key
+    assert sorted(gone) == sorted(stock)
+    assert orders(recency) == {**dict.fromkeys(CLASSES, b""), 7: others}
+    assert len(recency) == len(others)
+
+
+@given(st.lists(keys, max_size=60), st.integers(1, 6))
+def test_tier_of_n_slots_hits_when_fewer_than_n_others_came_since(uses: list[bytes], slots: int) -> None:
+    """What least recently used means, said without a cache: the distinct chunks between two uses of one decide."""
+    recency, cached = Recency(), set[bytes]()
+    for now, key in enumerate(uses):
+        before = [at for at in range(now) if uses[at] == key]
+        assert (key in cached) == (bool(before) and len(set(uses[before[-1] + 1 : now])) < slots)
+        if key in cached:
+            recency.touch(key)
+            continue
+        for victim in recency.victims(0, max(len(cached) + 1 - slots, 0), one_of(b"")):
+            recency.discard(victim)
+            cached.remove(victim)
+        recency.add(key, 0)
+        cached.add(key)
+        assert len(recency) == len(cached) <= slots
+
+
+@given(st.lists(st.integers(1, len(KEYS)), min_size=1, max_size=10))
+def test_suffix_leaves_before_its_prefix(lengths: list[int]) -> None:
+    """Requests of one conversation, each some chunks of it long; the engine names the last chunk first."""
+    recency = filled(b"".join(KEYS))
+    for length in lengths:
+        for key in reversed(KEYS[:length]):
+            recency.touch(key)
+    used = order(recency)[-max(lengths) :]
+    assert used == b"".join(reversed(KEYS[: max(lengths)]))
+
+
+def test_chunk_with_a_copy_below_leaves_before_an_older_one_without() -> None:
+    assert filled(b"abcd").victims(0, 1, one_of(b"cd")) == [b"c"]
+    assert filled(b"abcd").victims(0, 3, one_of(b"cd")) == [b"c", b"d", b"a"]
+
+
+@pytest.mark.parametrize(("copy", "victim"), [(b"c", b"c"), (b"d", b"a")])
+def test_a_copy_below_counts_only_among_the_oldest(copy: bytes, victim: bytes) -> None:
+    """A chunk in use does not go only because it was written and the old ones were not."""
+    assert filled(b"abcdef").victims(0, 1, one_of(copy), window=2) == [victim]
+
+
+@given(st.integers(0, 200), st.integers(0, 20), st.integers(0, 20))
+def test_a_choice_looks_at_few_chunks_however_many_there_are(chunks: int, count: int, window: int) -> None:
+    """Each look is a call into the core while an engine waits for the slot."""
+    recency, looks = Recency(), list[bytes]()
+    for name in range(chunks):
+        recency.add(b"%d" % name, 0)
+
+    def is_below(key: bytes) -> bool:
+        looks.append(key)
+        return False
+
+    recency.victims(0, count, is_below, window)
+    assert len(looks) <= min(chunks, count + window)
+    assert len(looks) == len(set(looks))
