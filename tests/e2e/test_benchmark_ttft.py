@@ -25,10 +25,10 @@ def namespace_name() -> str:
 
 
 def test_ttft_cold_beside_after_engine_restart(kube: Kube, clean_namespace: str) -> None:
-    kube.apply(make_namespace(clean_namespace), make_pool(clean_namespace, dram="3Gi", nvme=None))
+    kube.apply(make_namespace(clean_namespace), make_pool(clean_namespace, dram="1536Mi", nvme=None))
     kube.apply(
         *make_engine(
-            clean_namespace, model="mid-llama", dtype="float32", blocks=140, block_size=128, max_model_len=8448
+            clean_namespace, model="mid-llama", dtype="bfloat16", blocks=140, block_size=128, max_model_len=8448
         )
     )
     engine = Engine(kube, clean_namespace)
