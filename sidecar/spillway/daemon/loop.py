@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 
 from spillway import _core
@@ -37,7 +37,8 @@ class Loop:
         self._dram, self._nvme = Recency(), Recency()
         self._owed: dict[tuple[int, int], int] = {}
         self._promotions: deque[Promotion] = deque()
-        self._reading: Counter[int] = Counter()
+        # By class. Keys and not a count: requests that share a prefix promote one chunk several times, and it is read once.
+        self._reading: defaultdict[int, set[bytes]] = defaultdict(set)
         self._writes: deque[tuple[bytes, int]] = deque()
         self._leaving: Counter[int] = Counter()
         self._nvme_usable = plane.report()["nvme"]["state"] in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
@@ -106,7 +107,7 @@ class Loop:
             self._writes.append((key, class_id))
 
     def _end_read(self, key: bytes, outcome: int, class_id: int) -> None:
-        self._reading[class_id] = max(self._reading[class_id] - 1, 0)
+        self._reading[class_id].discard(key)
         if outcome == _core.OUT_OK:
             self._dram.add(key, class_id)
 
@@ -126,11 +127,11 @@ class Loop:
 
     def _try_read(self, promotion: Promotion) -> bool:
         class_id = promotion.class_id
-        if self._reading[class_id] * PROMOTION_SHARE >= max(self._plane.total_slots(class_id), PROMOTION_SHARE):
+        if len(self._reading[class_id]) * PROMOTION_SHARE >= max(self._plane.total_slots(class_id), PROMOTION_SHARE):
             return False
         if not self._plane.read([promotion.key])[0]:
             return False
-        self._reading[class_id] += 1
+        self._reading[class_id].add(promotion.key)
         return True
 
     def _make_room(self) -> None:
