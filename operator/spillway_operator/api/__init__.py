@@ -4,7 +4,14 @@ The single source of truth: CRD, chart and reference are generated from here (`p
 Pure: nothing here talks to anything.
 """
 
-from spillway_operator.api.allowed import Allowed, Fault, find_fault, image_repository, sidecar_image
+from spillway_operator.api.allowed import (
+    Allowed,
+    Fault,
+    find_fault,
+    find_host_path_fault,
+    image_repository,
+    sidecar_image,
+)
 from spillway_operator.api.pool import KVCachePool, Metadata, parse_pool
 from spillway_operator.api.reasons import Reason, SkipReason
 from spillway_operator.api.spec import (
@@ -43,6 +50,7 @@ __all__ = [
     "TierStatus",
     "Tiers",
     "find_fault",
+    "find_host_path_fault",
     "image_repository",
     "parse_pool",
     "sidecar_image",

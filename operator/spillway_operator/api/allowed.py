@@ -45,7 +45,7 @@ def image_repository(image: str) -> str:
 
 def find_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
     """The first thing that the pool asks for and the administrator does not allow, or None."""
-    return _image_fault(pool, allowed) or _host_path_fault(pool, allowed)
+    return _image_fault(pool, allowed) or find_host_path_fault(pool, allowed)
 
 
 def _image_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
@@ -61,7 +61,8 @@ def _image_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
     )
 
 
-def _host_path_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
+def find_host_path_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
+    """Why no pod may mount the folder that the pool names, whatever else is wrong with the pool; None if one may."""
     host_path = pool.spec.tiers.nvme.volume.host_path if pool.spec.tiers.nvme else None
     if host_path is None:
         return None

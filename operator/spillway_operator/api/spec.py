@@ -199,7 +199,7 @@ class NvmeIo(ApiModel):
     )
     deadline: Duration = Field(
         default="250ms",
-        description="How long one read or write may take before the tier is suspected; takes effect live.",
+        description="How long one read or write may take before the tier is suspected; pods take it when they are created.",
     )
 
     @property

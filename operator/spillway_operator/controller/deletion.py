@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from spillway_operator.api import DiskStatus, KVCachePool, PoolStatus, Reason, find_fault
+from spillway_operator.api import DiskStatus, KVCachePool, PoolStatus, Reason, find_host_path_fault
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import ConditionType
 from spillway_operator.controller.client import POOLS, ApiServer, FieldManager
@@ -77,8 +77,7 @@ class PoolDeletion:
         if path is None:
             message = "the pool no longer uses hostPath, so the path of its data is unknown"
             return [NodeOutcome(node, Cleaning.FAILED, message) for node in nodes]
-        fault = find_fault(pool, self.settings.allowed)
-        if fault is not None and fault.reason is Reason.HOST_PATH_NOT_ALLOWED:
+        if (fault := find_host_path_fault(pool, self.settings.allowed)) is not None:
             return [NodeOutcome(node, Cleaning.FAILED, fault.message) for node in nodes]
         return [
             await self.cleaner.clean(DiskCleanup(metadata.namespace, metadata.name, metadata.uid, path, node))

@@ -81,6 +81,31 @@ def build_finalizer_manifest(metadata: Metadata, *, present: bool) -> Manifest:
     return manifest
 
 
+@dataclass(frozen=True)
+class JudgedPod:
+    """What a cleanup pod's state says of its node, and whether the pod itself has served its purpose."""
+
+    outcome: NodeOutcome
+    is_spent: bool = False
+
+
+def judge_cleanup_pod(pod: Manifest, cleanup: DiskCleanup, now: datetime) -> JudgedPod:
+    """Read one cleanup pod."""
+    phase = (pod.get("status") or {}).get("phase")
+    if phase == "Succeeded":
+        return JudgedPod(NodeOutcome(cleanup.node, Cleaning.DONE), is_spent=True)
+    age = now - _created_at(pod)
+    if phase == "Failed":
+        failed = NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
+        return JudgedPod(failed, is_spent=age > RETRY_AFTER)
+    if phase == "Pending" and age > STARTS_WITHIN:
+        # The kubelet goes on trying. It tells why only in Events, which the operator does not read.
+        name = pod["metadata"]["name"]
+        message = f"{cleanup.host_path}: the cleanup pod {name} does not start; is the folder there, its disk mounted?"
+        return JudgedPod(NodeOutcome(cleanup.node, Cleaning.FAILED, message))
+    return JudgedPod(NodeOutcome(cleanup.node, Cleaning.RUNNING))
+
+
 class DiskCleaner:
     """Runs the cleanup pods."""
 
@@ -97,22 +122,10 @@ class DiskCleaner:
         pod = await self._api.get(PODS, name, namespace)
         if pod is None:
             return await self._start(cleanup)
-        phase = (pod.get("status") or {}).get("phase")
-        if phase == "Succeeded":
+        judged = judge_cleanup_pod(pod, cleanup, datetime.now(UTC))
+        if judged.is_spent:
             await self._api.delete(PODS, name, namespace)
-            return NodeOutcome(cleanup.node, Cleaning.DONE)
-        age = datetime.now(UTC) - _created_at(pod)
-        if phase == "Pending" and age > STARTS_WITHIN:
-            # The kubelet goes on trying. It tells why only in Events, which the operator does not read.
-            message = (
-                f"{cleanup.host_path}: the cleanup pod {name} does not start; is the folder there, its disk mounted?"
-            )
-            return NodeOutcome(cleanup.node, Cleaning.FAILED, message)
-        if phase != "Failed":
-            return NodeOutcome(cleanup.node, Cleaning.RUNNING)
-        if age > RETRY_AFTER:
-            await self._api.delete(PODS, name, namespace)
-        return NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
+        return judged.outcome
 
     async def drop(self, pool_uid: str, node: str) -> None:
         """Remove the pod of a cleanup that nobody waits for any more."""

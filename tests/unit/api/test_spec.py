@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from spillway.config import ConfigError
-from spillway_operator.api import KVCachePool, NvmeTier, Reason, SkipReason, find_fault, image_repository, parse_pool
+from spillway_operator.api import (
+    KVCachePool,
+    NvmeTier,
+    Reason,
+    SkipReason,
+    find_fault,
+    find_host_path_fault,
+    image_repository,
+    parse_pool,
+)
 from spillway_operator.api.allowed import Allowed
 from spillway_operator.api.spec import NvmeIo, SidecarSpec, cpu_millicores
 
@@ -113,6 +122,13 @@ def test_foreign_path(path: str) -> None:
 
 def test_no_path_is_allowed_where_no_prefix_is() -> None:
     assert find_fault(make_pool(path="/mnt"), Allowed("i")) is not None
+
+
+def test_a_folder_that_is_not_allowed_stays_so_beside_another_fault() -> None:
+    """The cleanup of a deleted pool asks for the folder alone: an image fault must not stand in front of it."""
+    pool = make_pool({"image": "elsewhere.example/sidecar:1"}, path="/etc")
+    assert find_fault(pool, ALLOWED).reason is Reason.IMAGE_NOT_ALLOWED  # type: ignore[union-attr]
+    assert find_host_path_fault(pool, ALLOWED).reason is Reason.HOST_PATH_NOT_ALLOWED  # type: ignore[union-attr]
 
 
 def test_reasons_are_stable_words() -> None:

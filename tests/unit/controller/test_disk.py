@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
-from controller_builders import POOL_UID, host_path_spec, make_pod, make_pool
+from controller_builders import NOW, POOL_UID, host_path_spec, make_pod, make_pool
 from spillway_operator.api import KVCachePool
 from spillway_operator.controller.disk import (
     FINALIZER,
+    Cleaning,
     build_finalizer_manifest,
     decide_disk_nodes,
     host_path_of,
     is_abandoned,
+    judge_cleanup_pod,
     wants_finalizer,
 )
+from spillway_operator.resources import DiskCleanup
+
+CLEANUP = DiskCleanup("team-a", "chat", POOL_UID, "/mnt/nvme0", "node-1")
 
 
 def make_host_path_pool(*nodes: str) -> KVCachePool:
@@ -47,3 +54,24 @@ def test_the_finalizer_is_ours_alone_and_cannot_create_a_pool(present: bool) -> 
 @pytest.mark.parametrize(("value", "abandoned"), [("true", True), ("false", False), ("yes", False)])
 def test_only_true_abandons_the_disk(value: str, abandoned: bool) -> None:
     assert is_abandoned(make_pool(metadata={"annotations": {"spillway.dev/abandon-disk": value}}).metadata) is abandoned
+
+
+@pytest.mark.parametrize(
+    ("phase", "age_seconds", "state", "is_spent"),
+    [
+        ("Succeeded", 5, Cleaning.DONE, True),
+        ("Pending", 59, Cleaning.RUNNING, False),
+        ("Pending", 61, Cleaning.FAILED, False),
+        ("Running", 500, Cleaning.RUNNING, False),
+        ("Failed", 299, Cleaning.FAILED, False),
+        ("Failed", 301, Cleaning.FAILED, True),
+    ],
+)
+def test_a_cleanup_pod_is_judged_by_phase_and_age(
+    phase: str, age_seconds: int, state: Cleaning, is_spent: bool
+) -> None:
+    created = (NOW - timedelta(seconds=age_seconds)).isoformat()
+    pod = {"metadata": {"name": "cleanup-1", "creationTimestamp": created}, "status": {"phase": phase}}
+    judged = judge_cleanup_pod(pod, CLEANUP, NOW)
+    assert (judged.outcome.node, judged.outcome.state, judged.is_spent) == ("node-1", state, is_spent)
+    assert ("/mnt/nvme0" in judged.outcome.message) == (state is Cleaning.FAILED)
