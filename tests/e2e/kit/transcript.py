@@ -20,7 +20,7 @@ from tests.e2e.kit.waiting import wait_for
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "transcript"
 UPDATE = "SPILLWAY_UPDATE_TRANSCRIPT"
-# The operator reads each sidecar every 10 s and writes growing figures at most every 30 s.
+# The operator reads each sidecar every 10 s and writes a figure that left zero, or moved by a lot, 15 s after the last.
 SETTLED_SECONDS = 35.0
 PATIENCE_SECONDS = 120.0
 

@@ -136,9 +136,11 @@ impl Folder {
     fn fill(&mut self, unfinished: &Path) -> Result<(), NvmeError> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(unfinished);
         let file = file.map_err(|error| NvmeError::io("making the store", unfinished, error))?;
-        let free_before_bytes = self.free_bytes();
-        self.allocate(&file)?;
-        self.check_reserve(free_before_bytes)?;
+        let free_before_bytes = self.allocate(&file)?;
+        // A file system that is full to the brim is slow and, copying on write, may refuse even what is allocated.
+        if self.free_bytes() < self.reserve_bytes {
+            return Err(self.too_small(free_before_bytes));
+        }
         let drawn = rustix::rand::getrandom(&mut self.store_id, rustix::rand::GetRandomFlags::empty());
         if !matches!(drawn, Ok(16)) {
             return Err(NvmeError::io("drawing a store id", unfinished, io::Error::other("no random bytes")));
@@ -154,21 +156,17 @@ impl Folder {
         write().map_err(|error| NvmeError::io("writing the superblock", unfinished, error))
     }
 
-    fn allocate(&self, file: &File) -> Result<(), NvmeError> {
+    /// Returns what was free before.
+    fn allocate(&self, file: &File) -> Result<u64, NvmeError> {
         let free_bytes = self.free_bytes();
         loop {
             return match fallocate(file.as_fd(), FallocateFlags::empty(), 0, self.geometry.capacity_bytes) {
-                Ok(()) => Ok(()),
+                Ok(()) => Ok(free_bytes),
                 Err(Errno::INTR) => continue,
                 Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Err(self.too_small(free_bytes)),
                 Err(error) => Err(NvmeError::io("allocating the store", &self.path, error)),
             };
         }
-    }
-
-    /// A file system that is full to the brim is slow and, copying on write, may refuse even what is allocated.
-    fn check_reserve(&self, free_before_bytes: u64) -> Result<(), NvmeError> {
-        if self.free_bytes() < self.reserve_bytes { Err(self.too_small(free_before_bytes)) } else { Ok(()) }
     }
 
     fn free_bytes(&self) -> u64 {
