@@ -251,6 +251,13 @@ class Plane:
         """Forget chunks on NVMe (a copy in DRAM stays); the number accepted. Refused: unknown, not there, being read
         or written."""
 
+    def nvme_neighbours(self, keys: list[bytes]) -> list[bytes]:
+        """Every chunk that shares an NVMe extent with one of these, in no order. Walks the whole index: for the rare
+        extent that shall change its class."""
+
+    def set_nvme_deadline(self, deadline_seconds: float) -> None:
+        """How long an I/O submitted from now on may take. Without a tier, or for 0, nothing happens."""
+
     def write(self, keys: list[bytes]) -> list[bool]:
         """Start writing chunks DRAM -> NVMe; EV_WRITTEN follows for each True.
 
@@ -286,7 +293,8 @@ class Plane:
         name: n}, invalid_ops {name: n},
         index_full, leases_out, pinned_slots, open_tickets, oldest_ticket_seconds, recycling_slots, quarantined_slots,
         reads_in_flight, writes_in_flight,
-        io_errors, faulted_bytes, arena_poisoned, duplicates, nvme {state, reason, direct, rung, scan_done},
+        io_errors, faulted_bytes, arena_poisoned, duplicates, nvme {state, reason, direct, rung, scan_done,
+        late_ios, breaker_openings},
         engines [{tag, incarnation, state, ranks, groups, ready, alive, leases, tickets, ring_depth, fingerprint,
         counters {name: n}}].
         """

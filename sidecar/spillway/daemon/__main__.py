@@ -128,11 +128,15 @@ class Sidecar:
                     log.info("a slot of the disk came free; the plane is opened again to take it")
                     self._plane.close()
                     return
-                self._overrides.refresh()
+                self._override(self._overrides.refresh())
                 look_at = time.monotonic() + OVERRIDES_EVERY_SECONDS
         if not self._engine_lives():
             self._loop.flush(FLUSH_SECONDS)
         self._plane.close()
+
+    def _override(self, config: SidecarConfig | None) -> None:
+        if config is not None and config.nvme is not None:
+            self._plane.set_nvme_deadline(config.nvme.deadline_seconds)
 
     def _slot_came_free(self) -> bool:
         nvme = self._config.nvme
@@ -165,6 +169,7 @@ class Sidecar:
                 stats=stats,
                 report=self._report,
                 evicted=dict(self._loop.evicted),
+                unwritten_evictions=self._loop.unwritten_evictions,
                 counters={name: self._lookups.total(name) for name in _core.COUNTER_NAMES},
                 engines_attached_ever=self._loop.engines_attached_ever,
             )

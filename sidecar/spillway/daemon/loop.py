@@ -16,6 +16,8 @@ FIRST_GRANT = 16
 WRITES_PER_TURN = 64
 # Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever.
 PROMOTION_SHARE = 2
+# A flush that writes nothing for so long waits for room that does not come.
+FLUSH_STALL_SECONDS = 1.0
 
 Event = tuple[int, bytes, int, int, int]
 
@@ -39,10 +41,14 @@ class Loop:
         self._promotions: deque[Promotion] = deque()
         # By class. Keys and not a count: requests that share a prefix promote one chunk several times, and it is read once.
         self._reading: defaultdict[int, set[bytes]] = defaultdict(set)
-        self._writes: deque[tuple[bytes, int]] = deque()
+        # What DRAM holds and NVMe shall get; without a tier nothing is kept here, with one no more than DRAM holds.
+        self._unwritten = Recency()
         self._leaving: Counter[int] = Counter()
-        self._nvme_usable = plane.report()["nvme"]["state"] in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
+        state = plane.report()["nvme"]["state"]
+        self._writes_through = state != _core.NVME_OFF
+        self._nvme_usable = state in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
         self.evicted = {"dram": 0, "nvme": 0}
+        self.unwritten_evictions = 0
         self.engines_attached_ever = len(plane.stats()["engines"])
 
     def turn(self, timeout_ms: int = 100) -> None:
@@ -55,17 +61,20 @@ class Loop:
         self._write_through()
 
     def flush(self, deadline_seconds: float) -> None:
-        """Write what is still only in DRAM and make it durable, as far as the time goes."""
+        """Write what is still only in DRAM and make it durable, as far as the time and the room on NVMe go."""
         end = time.monotonic() + deadline_seconds
-        while self._writes and self._nvme_usable and time.monotonic() < end:
+        left, moved_at = len(self._unwritten), time.monotonic()
+        while left and self._nvme_usable and time.monotonic() < min(end, moved_at + FLUSH_STALL_SECONDS):
             self.turn(timeout_ms=10)
+            if len(self._unwritten) < left:
+                left, moved_at = len(self._unwritten), time.monotonic()
         self._plane.flush(max(end - time.monotonic(), 0.0))
 
     def _take(self, event: Event) -> None:
         kind, key, a, b, c = event
         if kind == _core.EV_INSERTED:
             self._dram.add(key, a)
-            self._writes.append((key, a))
+            self._want_written(key, a)
         elif kind == _core.EV_USED:
             self._dram.touch(key)
             self._nvme.touch(key)
@@ -80,7 +89,7 @@ class Loop:
         elif kind == _core.EV_WRITTEN and a == _core.OUT_OK:
             self._nvme.add(key, b)
         elif kind == _core.EV_QUARANTINED:
-            (self._nvme if b == _core.TIER_NVME else self._dram).discard(key)
+            self._forget(key, b)
         elif kind == _core.EV_NVME_STATE:
             self._nvme_usable = a in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
         else:
@@ -104,7 +113,18 @@ class Loop:
         if tiers & _core.TIER_NVME:
             self._nvme.add(key, class_id)
         elif tiers & _core.TIER_DRAM:
-            self._writes.append((key, class_id))
+            self._want_written(key, class_id)
+
+    def _want_written(self, key: bytes, class_id: int) -> None:
+        if self._writes_through:
+            self._unwritten.add(key, class_id)
+
+    def _forget(self, key: bytes, tier: int) -> None:
+        if tier == _core.TIER_NVME:
+            self._nvme.discard(key)
+        else:
+            self._dram.discard(key)
+            self._unwritten.discard(key)
 
     def _end_read(self, key: bytes, outcome: int, class_id: int) -> None:
         self._reading[class_id].discard(key)
@@ -151,6 +171,7 @@ class Loop:
                 self._dram.discard(key)
                 self._leaving[class_id] += 1
                 self.evicted["dram"] += 1
+                self.unwritten_evictions += self._unwritten.discard(key)
 
     def _is_on_nvme(self, key: bytes) -> bool:
         return bool(self._plane.tiers([key])[0] & _core.TIER_NVME)
@@ -164,22 +185,38 @@ class Loop:
                 del self._owed[tag, group]
 
     def _write_through(self) -> None:
-        """Write everything verified once. While the tier is away what waits keeps waiting; it is bounded by the arena."""
-        if not self._nvme_usable:
+        """Write everything verified once, first in, first out within a class; one class without room does not hold up
+        another. While the tier is away what waits keeps waiting."""
+        if not self._nvme_usable or not self._unwritten:
             return
-        for _ in range(min(len(self._writes), WRITES_PER_TURN)):
-            key, class_id = self._writes[0]
-            free, total = self._plane.nvme_slots(class_id)
-            if total and not free and not self._evict_nvme(class_id):
-                return
-            self._writes.popleft()
-            self._plane.write([key])
+        for class_id, _stride in self._plane.classes():
+            free = self._plane.nvme_slots(class_id)[0]
+            for _ in range(WRITES_PER_TURN):
+                key = self._unwritten.oldest(class_id)
+                free = free or (self._make_nvme_room(class_id) if key else 0)
+                if key is None or not free:
+                    break
+                self._unwritten.discard(key)
+                free -= self._plane.write([key])[0]
 
-    def _evict_nvme(self, class_id: int) -> bool:
-        """Whether a slot was made free. What is being read or written stays, so a few of the oldest are tried."""
+    def _make_nvme_room(self, class_id: int) -> int:
+        """Evict; the number of slots that are free for the class then."""
+        donor = self._nvme.donor(class_id)
+        if donor is not None:
+            # The others in its extent may be younger, but while one stays the extent cannot change its class.
+            self._evict_nvme(self._plane.nvme_neighbours([donor]))
+            if free := self._plane.nvme_slots(class_id)[0]:
+                return free
+        # What is being read or written stays, so a few of the oldest are tried.
         for key in self._nvme.victims(class_id, 8, lambda _key: False):
-            if self._plane.evict_nvme([key]):
-                self._nvme.discard(key)
-                self.evicted["nvme"] += 1
-                return True
-        return False
+            if self._evict_nvme([key]):
+                return self._plane.nvme_slots(class_id)[0]
+        return 0
+
+    def _evict_nvme(self, keys: list[bytes]) -> int:
+        """The number evicted."""
+        evicted = [key for key in keys if self._plane.evict_nvme([key])]
+        for key in evicted:
+            self._nvme.discard(key)
+        self.evicted["nvme"] += len(evicted)
+        return len(evicted)

@@ -42,6 +42,10 @@ def _plain(field: str) -> Callable[[Snapshot], Values]:
     return lambda seen: {"": float(seen.stats[field])}
 
 
+def _nvme(field: str) -> Callable[[Snapshot], Values]:
+    return lambda seen: {"": float(seen.stats["nvme"][field])}
+
+
 def _counters(**names: str) -> Callable[[Snapshot], Values]:
     return lambda seen: {label: seen.counters.get(name, 0) for label, name in names.items()}
 
@@ -106,6 +110,27 @@ METRICS: tuple[Declared, ...] = (
     ),
     Declared(
         "spillway_evicted_chunks", "counter", "Chunks evicted from a tier.", "tier", lambda seen: dict(seen.evicted)
+    ),
+    Declared(
+        "spillway_unwritten_evictions",
+        "counter",
+        "Chunks evicted from DRAM before NVMe had them: they are lost. 0 without an NVMe tier.",
+        "",
+        lambda seen: {"": float(seen.unwritten_evictions)},
+    ),
+    Declared(
+        "spillway_late_ios",
+        "counter",
+        "I/Os of the NVMe tier that took longer than they may.",
+        "",
+        _nvme("late_ios"),
+    ),
+    Declared(
+        "spillway_breaker_openings",
+        "counter",
+        "Times the NVMe tier was left because its device failed or hung.",
+        "",
+        _nvme("breaker_openings"),
     ),
     Declared(
         "spillway_io_errors", "counter", "Reads and writes of the NVMe tier that failed.", "", _plain("io_errors")

@@ -60,19 +60,21 @@ class Overrides:
         self._file = root() / "config" / LIVE_OVERRIDES_FILE
         self._seen: tuple[int, int] | None = None
 
-    def refresh(self) -> None:
-        """Apply what changed since the last call."""
+    def refresh(self) -> SidecarConfig | None:
+        """The configuration as overridden, its log level applied, if the file changed since the last call."""
         try:
             found = self._file.stat()
         except OSError:
-            return
+            return None
         mark = (found.st_mtime_ns, found.st_ino)
         if mark == self._seen:
-            return
+            return None
         self._seen = mark
         try:
             overrides = parse_live_overrides(self._file.read_text())
         except (ConfigError, OSError) as error:
             log.warning("live overrides are refused", reason=str(error))
-            return
-        set_log_level(self._config.with_overrides(overrides).log_level)
+            return None
+        config = self._config.with_overrides(overrides)
+        set_log_level(config.log_level)
+        return config

@@ -24,6 +24,7 @@ class Snapshot:
     stats: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     evicted: dict[str, int] = field(default_factory=dict)
+    unwritten_evictions: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     engines_attached_ever: int = 0
 

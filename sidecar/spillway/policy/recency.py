@@ -1,18 +1,28 @@
-"""Least recently used, per slot class. An engine sends a request's keys suffix first, so a suffix leaves before its prefix."""
+"""Least recently used, per slot class. An engine sends a request's keys suffix first, so a suffix leaves before its prefix.
+
+Slots are cut from extents, and an extent serves one class. `donor` says when one should change hands: otherwise a disk
+that an earlier model filled would stay that model's for ever.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import count as count_up
 from itertools import islice
+
+# A whole extent leaves its class for one chunk of another, so the difference in age must be clear (the figure is arbitrary).
+DONOR_MARGIN = 8
 
 
 class Recency:
     """Keys of one tier in order of use, oldest first, apart for each slot class."""
 
     def __init__(self) -> None:
-        self._order: dict[int, OrderedDict[bytes, None]] = {}
+        # By class, each with the time of its last use: a count of uses, the same for all classes.
+        self._order: dict[int, OrderedDict[bytes, int]] = {}
         self._class_of: dict[bytes, int] = {}
+        self._clock = count_up()
 
     def __len__(self) -> int:
         return len(self._class_of)
@@ -21,20 +31,40 @@ class Recency:
         """Take a chunk in, or up, as the most recent of its class."""
         self.discard(key)
         self._class_of[key] = class_id
-        self._order.setdefault(class_id, OrderedDict())[key] = None
+        self._order.setdefault(class_id, OrderedDict())[key] = next(self._clock)
 
     def touch(self, key: bytes) -> None:
         """Make a known chunk the most recent; an unknown one stays unknown."""
         class_id = self._class_of.get(key)
         if class_id is not None:
+            self._order[class_id][key] = next(self._clock)
             self._order[class_id].move_to_end(key)
 
-    def discard(self, key: bytes) -> None:
+    def discard(self, key: bytes) -> bool:
+        """Forget a chunk; whether it was known."""
         class_id = self._class_of.pop(key, None)
         if class_id is not None:
             del self._order[class_id][key]
+        return class_id is not None
+
+    def oldest(self, class_id: int) -> bytes | None:
+        """The least recently used chunk of a class."""
+        return next(iter(self._order.get(class_id, ())), None)
 
     def victims(self, class_id: int, count: int, preferred: Callable[[bytes], bool], window: int = 64) -> list[bytes]:
         """The `count` chunks to evict first: among the oldest `count + window` those preferred, then the oldest."""
         oldest = list(islice(self._order.get(class_id, ()), count + window))
         return sorted(oldest, key=lambda key: not preferred(key))[:count]
+
+    def donor(self, class_id: int) -> bytes | None:
+        """The chunk of another class whose extent this class should get: the oldest, if this class has none or its own
+        oldest was used later by more than an eighth of all the uses that the chunks here span."""
+        heads = {other: next(iter(order.items())) for other, order in self._order.items() if order}
+        own = heads.pop(class_id, None)
+        if not heads:
+            return None
+        key, last_use = min(heads.values(), key=lambda head: head[1])
+        if own is None:
+            return key
+        newest = max(next(reversed(order.values())) for order in self._order.values() if order)
+        return key if own[1] - last_use > (newest - last_use) // DONOR_MARGIN else None

@@ -132,6 +132,35 @@ def test_a_lost_arena_means_a_cold_start(pod: Pod) -> None:
     assert pod.plane.stats()["tiers"]["dram"]["chunks"] == 0
 
 
+def test_a_replaced_index_gives_its_memory_back_while_engines_still_map_it(pod: Pod) -> None:
+    """The volume has room for one index: what the old one kept would be missing for the new one."""
+    engine = pod.attach()
+    pod.store(engine, range(1))
+    pod.plane.close()
+    with (pod.root / "index/index").open("rb") as old:
+        assert os.fstat(old.fileno()).st_blocks * 512 > MIB
+        os.truncate(pod.root / "arena/arena", 4096)
+        pod.plane = pod.open()
+        assert os.fstat(old.fileno()).st_blocks * 512 <= 2 * _core.PAGE_BYTES
+        assert pod.lookup(engine, range(1)) == bytes([_core.MISS])
+
+
+def test_opening_that_fails_again_and_again_keeps_no_more_descriptors(pod: Pod) -> None:
+    engine = pod.attach()
+    pod.plane.close()
+    (pod.root / "arena/arena").unlink()
+    (pod.root / "arena/arena").mkdir()
+    open_descriptors: list[int] = []
+    for _ in range(3):
+        with pytest.raises(_core.PlaneError, match="arena"):
+            pod.open()
+        open_descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert len(set(open_descriptors)) == 1
+    (pod.root / "arena/arena").rmdir()
+    pod.plane = pod.open()
+    engine.close()
+
+
 def test_a_truncated_arena_is_withdrawn_while_serving(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(1))

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from spillway import _core
 from spillway.daemon.loop import Loop
 
-from tests.unit.core.pod import Pod, keys_of
+from tests.unit.core.pod import MIB, Event, Pod, keys_of
 
 CHUNKS = range(100)
 NVME_ONLY = bytes([_core.TIER_NVME]) * len(CHUNKS)
 BOTH = bytes([_core.TIER_DRAM | _core.TIER_NVME]) * len(CHUNKS)
+# Geometry, header page and extent table of a store, then whole extents.
+STORE_HEAD_BYTES = MIB
+
+
+class LoopedPod(Pod):
+    """A pod whose plane is turned by the daemon's loop."""
+
+    def open(self) -> _core.Plane:
+        plane = super().open()
+        self.loop = Loop(plane)
+        return plane
+
+    def turn(self) -> list[Event]:
+        self.loop.turn(timeout_ms=5)
+        return []
+
+    def on_nvme(self, numbers: range) -> int:
+        """How many of the chunks NVMe holds."""
+        tiers = self.plane.tiers([self.key16(number) for number in numbers])
+        return sum(bool(bits & _core.TIER_NVME) for bits in tiers)
+
+
+@contextlib.contextmanager
+def writes_of_this_process_fail() -> Iterator[None]:
+    """Beyond the first page of any file; what is mapped can still be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_core.PAGE_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="spillway-test-", dir="/dev/shm") as folder:
+        (Path(folder) / "nvme").symlink_to(tmp_path)
+        yield Path(folder)
 
 
 def turn_until(loop: Loop, what: str, done: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -55,3 +97,55 @@ def test_chunk_that_several_requests_promote_counts_once(tmp_path: Path) -> None
             assert max(at_once) > len(CHUNKS) // 2, "the share is used up by reads that ended long ago"
         engine.close()
         pod.plane.close()
+
+
+def test_disk_that_an_earlier_model_filled_goes_over_to_the_new_one(root: Path) -> None:
+    """Oldest first, extent by extent. Strides differ, so no slot of the one model fits a chunk of the other."""
+    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 2 * _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+    pod = LoopedPod(root, nvme=disk, arena_mib=128, dead_grace_seconds=0.1)
+    old = pod.attach([[4_000_000]])
+    stored = [range(first, first + 8) for first in range(0, 32, 8)]
+    for numbers in stored:
+        pod.store(old, numbers)
+        pod.until("writing", lambda numbers=numbers: pod.on_nvme(numbers) == len(numbers))
+    assert pod.plane.nvme_slots(0)[0] == 0, "the disk is not full"
+    old.close()
+    pod.plane.close()
+    for folder in ("arena", "index"):
+        shutil.rmtree(root / folder)
+
+    pod.plane = pod.open()
+    pod.until("the scan", lambda: pod.on_nvme(range(32)) == 32)
+    new = pod.attach([[2_000_000]])
+    pod.store(new, range(100, 108))
+    pod.until("writing", lambda: pod.on_nvme(range(100, 108)) == 8)
+    assert pod.on_nvme(range(16)) == 0
+    assert pod.on_nvme(range(16, 32)) == 16
+    assert pod.loop.evicted["nvme"] == 16
+    new.close()
+    pod.plane.close()
+
+
+def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_as_unwritten(root: Path) -> None:
+    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+    pod = LoopedPod(root, nvme=disk, arena_mib=192, dead_grace_seconds=0.1)
+    engine = pod.attach([[4_000_000]])
+    pod.until("the arena", lambda: pod.plane.stats()["faulted_bytes"] == 192 * MIB)
+    with writes_of_this_process_fail():
+        for first in range(0, 96, 8):
+            pod.store(engine, range(first, first + 8))
+        assert pod.plane.stats()["nvme"]["breaker_openings"] > 0
+    assert 0 < pod.loop.unwritten_evictions <= pod.loop.evicted["dram"]
+    engine.close()
+    pod.plane.close()
+
+
+def test_without_a_disk_no_chunk_counts_as_unwritten(root: Path) -> None:
+    pod = LoopedPod(root, arena_mib=192, dead_grace_seconds=0.1)
+    engine = pod.attach([[4_000_000]])
+    for first in range(0, 96, 8):
+        pod.store(engine, range(first, first + 8))
+    assert pod.loop.evicted["dram"] > 0
+    assert pod.loop.unwritten_evictions == 0
+    engine.close()
+    pod.plane.close()

@@ -168,3 +168,45 @@ def test_a_choice_looks_at_few_chunks_however_many_there_are(chunks: int, count:
     recency.victims(0, count, is_below, window)
     assert len(looks) <= min(chunks, count + window)
     assert len(looks) == len(set(looks))
+
+
+def shared(*uses: tuple[bytes, int]) -> Recency:
+    """Chunks of several classes in order of use; the letters of one entry share its class."""
+    return replay([("add", bytes([name]), class_id) for names, class_id in uses for name in names])
+
+
+def test_class_without_chunks_gets_the_oldest_of_the_others() -> None:
+    assert shared((b"ab", 0), (b"cd", 1)).donor(7) == b"a"
+    assert shared((b"cd", 1), (b"ab", 0)).donor(7) == b"c"
+
+
+def test_class_alone_has_no_donor() -> None:
+    assert Recency().donor(0) is None
+    assert filled(b"abcd").donor(0) is None
+
+
+def test_class_takes_from_one_that_is_used_less_and_not_the_other_way_round() -> None:
+    stale_first = shared((b"abcdefgh", 0), (b"ijklmnop", 1))
+    assert stale_first.donor(1) == b"a"
+    assert stale_first.donor(0) is None
+
+
+def test_classes_that_are_used_alike_leave_each_other_their_extents() -> None:
+    """A hybrid model writes one chunk of each class in turn; an extent that went to and fro would evict 64 MiB each time."""
+    alike = shared(*((bytes([name]), at % 2) for at, name in enumerate(b"abcdefghijklmnopqrst")))
+    assert alike.donor(0) is None
+    assert alike.donor(1) is None
+
+
+@given(traces, classes)
+def test_donor_is_the_oldest_of_its_class_and_older_than_what_the_class_has(trace: list[Event], class_id: int) -> None:
+    recency = replay(trace)
+    donor = recency.donor(class_id)
+    known = {key: place for key in KEYS if (place := last_use(trace, key)) is not None}
+    own = [time for at, time in known.values() if at == class_id]
+    others = {key: time for key, (at, time) in known.items() if at != class_id}
+    if donor is None:
+        assert own or not others
+    else:
+        assert others[donor] == min(others.values())
+        assert not own or others[donor] < min(own)

@@ -11,8 +11,8 @@ from spillway_operator.api.quantity import format_bytes
 from spillway_operator.injection.facts import Pod
 from spillway_operator.injection.plan import Plan
 
-# Lock file and file system around the index.
-INDEX_SLACK_BYTES = MIB
+# Lock file, file system, and what engines in the middle of a lookup touch of an index that was just replaced.
+INDEX_SLACK_BYTES = 16 * MIB
 # 64 control files of at most 2 MiB: an arbitrary bound that keeps a misbehaving engine from filling the pod's memory.
 RUN_BYTES = 128 * MIB
 

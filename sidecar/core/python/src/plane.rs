@@ -103,6 +103,19 @@ impl Plane {
         Ok(self.live()?.evict_nvme(&keys))
     }
 
+    fn nvme_neighbours<'py>(&mut self, py: Python<'py>, keys: Vec<Bound<'py, PyBytes>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let keys = keys_of(&keys)?;
+        let plane = self.live()?;
+        let found = py.detach(move || plane.nvme_neighbours(&keys));
+        Ok(found.iter().map(|key| PyBytes::new(py, &key.to_bytes())).collect())
+    }
+
+    fn set_nvme_deadline(&mut self, deadline_seconds: f64) -> PyResult<()> {
+        let deadline = seconds("deadline_seconds", deadline_seconds)?;
+        self.live()?.set_nvme_deadline(deadline);
+        Ok(())
+    }
+
     fn write(&mut self, py: Python<'_>, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
         let plane = self.live()?;

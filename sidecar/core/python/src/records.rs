@@ -84,7 +84,8 @@ fn tier<'py>(py: Python<'py>, found: &TierStats, slots: (u64, u64)) -> PyResult<
 
 fn nvme_now<'py>(py: Python<'py>, plane: &Plane) -> PyResult<Bound<'py, PyDict>> {
     let (state, reason) = plane.nvme_state();
-    let dict = PyDict::new(py);
+    let store = plane.nvme_stats();
+    let dict = figures(py, &[("late_ios", store.late), ("breaker_openings", store.breaker_opened)])?;
     dict.set_item("state", state as u32)?;
     dict.set_item("reason", reason)?;
     dict.set_item("direct", plane.report().nvme.direct)?;

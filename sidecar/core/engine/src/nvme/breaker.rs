@@ -32,6 +32,10 @@ impl Breaker {
         Self { deadline, open: None, opened: 0 }
     }
 
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }

@@ -174,6 +174,16 @@ impl NvmeStore {
         self.extents.claim(slot, stride_bytes)
     }
 
+    /// The extent that a slot lies in.
+    pub fn extent_of(&self, slot: u64) -> Option<u64> {
+        self.extents.extent_of(slot)
+    }
+
+    /// How long an I/O that is submitted from now on may take.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.breaker.set_deadline(deadline);
+    }
+
     /// (free, total) slots of a stride, those of extents that it could still draw included.
     pub fn usage(&self, stride_bytes: u64) -> (u64, u64) {
         self.extents.usage(stride_bytes)

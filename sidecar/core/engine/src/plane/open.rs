@@ -10,16 +10,17 @@
 //! | slot LEASED to an incarnation that is gone | recycled |
 //! | operation at a ring's tail | carried out again before anything is granted |
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, OFlags};
 
 use crate::arena::{self, Arena, Slot, SlotState};
 use crate::control::{Ctl, REFUSED_STALE, incarnation_of, load_id, store_id};
@@ -416,23 +417,43 @@ fn adopt_or_create(options: &OpenOptions, run: &Path, report: &mut Report) -> Re
     Ok((Index::create(&index_path, shape)?, arena))
 }
 
+/// The control file's path, if it was refused and its descriptor had to stay open.
+fn refuse_stale(path: &Path) -> Option<PathBuf> {
+    let ctl = Ctl::open(path).ok()?;
+    super::engine::mark_refused(&ctl, REFUSED_STALE);
+    let is_held = ctl.is_held();
+    if is_held {
+        ctl.leak();
+    }
+    is_held.then(|| path.to_owned())
+}
+
+/// Every lookup MISSes, and the pages go back to the volume, which has room for one index and not for two. Page 0 stays: engines that map the
+/// file look there first, whether it is still the index. One that is in the middle of a lookup finds zeroes, which name nothing.
+fn empty_index(index: &File) -> io::Result<()> {
+    // The magic comes first in every ABI.
+    index.write_all_at(&[0; 8], 0)?;
+    let rest = index.metadata()?.len().saturating_sub(PAGE_BYTES);
+    if rest > 0 {
+        rustix::fs::fallocate(index, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, PAGE_BYTES, rest)?;
+    }
+    Ok(())
+}
+
 /// Cut engines off an index and an arena that are about to be replaced: lookups MISS, control files refused, then new inodes.
 fn retire(index_path: &Path, arena_path: &Path, run: &Path) -> Result<()> {
     match FileOptions::new().write(true).open(index_path) {
-        // The magic comes first in every ABI.
-        Ok(index) => index.write_all_at(&[0; 8], 0).map_err(|e| CoreError::io("retire", index_path, e))?,
+        Ok(index) => empty_index(&index).map_err(|e| CoreError::io("retire", index_path, e))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(CoreError::io("open", index_path, error)),
     }
+    // By this process already, in a try that failed later: its descriptor is still open, and each further try would keep one more.
+    static RETIRED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut retired = RETIRED.lock().unwrap_or_else(PoisonError::into_inner);
     for found in std::fs::read_dir(run).map_err(|e| CoreError::io("read folder", run, e))?.flatten() {
-        if found.file_name().to_str().and_then(incarnation_of).is_none() {
-            continue;
-        }
-        if let Ok(ctl) = Ctl::open(&found.path()) {
-            super::engine::mark_refused(&ctl, REFUSED_STALE);
-            if ctl.is_held() {
-                ctl.leak();
-            }
+        let is_ctl = found.file_name().to_str().and_then(incarnation_of).is_some();
+        if is_ctl && !retired.contains(&found.path()) {
+            retired.extend(refuse_stale(&found.path()));
         }
     }
     match std::fs::remove_file(arena_path) {

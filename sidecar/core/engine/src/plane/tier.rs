@@ -3,7 +3,7 @@
 //! A read lands in a slot marked READING; only after header, whole key, fingerprint and checksum were verified does its entry name the slot. A
 //! chunk that fails is quarantined: its entry forgets NVMe and the header on the device is overwritten before the slot is used again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::clock;
 use crate::header::SlotHeader;
 use crate::key::{self, Fingerprint, Key16, Key36};
 use crate::layout::*;
-use crate::nvme::{Completion, IoFault, NvmeStore};
+use crate::nvme::{Completion, IoFault, NvmeStore, StoreStats};
 use crate::seqlock::{EntryValue, LIVE};
 
 use super::{Event, Hop, Kind, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
@@ -248,6 +248,29 @@ impl Plane {
         store.free(value.nvme_slot);
         self.change_entry(place, &value, &EntryValue { nvme_slot: NO_NVME, ..value });
         true
+    }
+
+    /// Every chunk that shares an NVMe extent with one of these. Walks the whole index: for when an extent shall change its class, which is rare.
+    pub fn nvme_neighbours(&self, keys: &[Key16]) -> Vec<Key16> {
+        let Some(store) = &self.tier.store else { return Vec::new() };
+        let slots = keys.iter().filter_map(|key| self.index.find(*key)).map(|(_, value)| value.nvme_slot);
+        let extents: HashSet<u64> = slots.filter_map(|slot| store.extent_of(slot)).collect();
+        let shares =
+            |value: &EntryValue| value.state == LIVE && store.extent_of(value.nvme_slot).is_some_and(|extent| extents.contains(&extent));
+        let entries = (0..self.index.entry_count()).map(|place| self.index.entry(place).copy());
+        entries.filter(shares).map(|value| key_of(&value)).collect()
+    }
+
+    /// How long an I/O may take from now on; zero is refused by the options and ignored here.
+    pub fn set_nvme_deadline(&mut self, deadline: Duration) {
+        if let Some(store) = self.tier.store.as_mut().filter(|_| !deadline.is_zero()) {
+            store.set_deadline(deadline);
+        }
+    }
+
+    /// The store's own figures; zeroes without one.
+    pub fn nvme_stats(&self) -> StoreStats {
+        self.tier.store.as_ref().map(NvmeStore::stats).unwrap_or_default()
     }
 
     /// Everything that verification means: the bytes in a slot are the chunk that the entry names.
