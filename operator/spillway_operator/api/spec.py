@@ -199,7 +199,8 @@ class NvmeIo(ApiModel):
     )
     deadline: Duration = Field(
         default="250ms",
-        description="How long one read or write may take before the tier is suspected; pods take it when they are created.",
+        description="How long one read or write may take before the tier is suspected. Running pods take a change "
+        "within about a minute.",
     )
 
     @property
@@ -250,7 +251,14 @@ class Tiers(ApiModel):
             "quantity(string(self.nvme.capacity)).compareTo(quantity(string(self.dram.capacity))) >= 0",
             "nvme.capacity must not be less than dram.capacity, or the lower tier holds less than the upper: "
             "raise it or remove nvme",
-        )
+        ),
+        # Nothing but the spec says where the data lies that a deletion of the pool removes. Other types leave none.
+        (
+            "!has(oldSelf.nvme) || !has(oldSelf.nvme.volume.hostPath) || (has(self.nvme) && "
+            "has(self.nvme.volume.hostPath) && self.nvme.volume.hostPath.path == oldSelf.nvme.volume.hostPath.path)",
+            "nvme.volume.type HostPath and nvme.volume.hostPath.path must not change once set, or the data under the old "
+            "path would stay on the nodes for ever: make a new pool and change the label of the pods to it",
+        ),
     )
 
     dram: DramTier = Field(description="The DRAM tier.")

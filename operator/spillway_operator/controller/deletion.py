@@ -1,4 +1,9 @@
-"""A pool on its way out: clean the nodes that hold its data, say how far that is, then let it go."""
+"""A pool on its way out: wait for its pods, clean the nodes that hold its data, say how far that is, then let it go.
+
+A pod that was injected for the pool goes on with its tiers as long as it likes: nobody evicts it. But it would make the
+folder on its node again, so nothing is cleaned and the finalizer stays until the last such pod has ended. If one appears
+during the cleanup (the webhook saw the deletion a moment late), the wait and then the cleanup begin anew.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +23,8 @@ from spillway_operator.controller.disk import (
     Cleaning,
     DiskCleaner,
     NodeOutcome,
+    add_nodes,
     build_finalizer_manifest,
-    decide_disk_nodes,
     host_path_of,
     is_abandoned,
 )
@@ -30,7 +35,9 @@ from spillway_operator.controller.status import build_status_manifest
 from spillway_operator.resources import DiskCleanup
 
 LOOK_AGAIN_SECONDS = 1.0
-LOOK_AGAIN_FAILED_SECONDS = 30.0
+# While pods run or every node refuses: what ends that is mostly seen by a watch, not by looking.
+LOOK_AGAIN_STUCK_SECONDS = 30.0
+MAX_PODS_NAMED = 3
 
 log = structlog.get_logger()
 
@@ -44,36 +51,59 @@ class PoolDeletion:
     settings: OperatorSettings
     cleaner: DiskCleaner
 
-    async def advance(self, metadata: Metadata, pool: KVCachePool | None, pods: Sequence[PodView]) -> float | None:
-        """One step; returns the seconds until the next, None once there is nothing left to do."""
+    async def advance(
+        self, metadata: Metadata, pool: KVCachePool | None, status: PoolStatus, pods: Sequence[PodView]
+    ) -> float | None:
+        """One step; returns the seconds until the next, None once there is nothing left to do.
+
+        `pods` are those that were injected for the pool, ended ones too. `pool` is None where its spec is unreadable.
+        """
         if FINALIZER not in metadata.finalizers:
             return None
-        nodes = self._remaining_nodes(pool, pods)
-        if is_abandoned(metadata) or (pool is not None and not nodes):
+        running = [pod for pod in pods if not pod.ended]
+        nodes = _remaining_nodes(status, pods, running)
+        if is_abandoned(metadata):
             await self._let_go(metadata, nodes)
             return None
+        if running:
+            await self._wait_for(running, metadata, status, nodes)
+            return LOOK_AGAIN_STUCK_SECONDS
+        if pool is not None and not nodes:
+            await self._let_go(metadata, [])
+            return None
+        return await self._advance_cleanup(metadata, pool, status, nodes)
+
+    async def _wait_for(self, running: list[PodView], metadata: Metadata, status: PoolStatus, nodes: list[str]) -> None:
+        if _is_cleaning(status):
+            for node in nodes:
+                await self.cleaner.drop(metadata.uid, node)
+        await self._report(metadata, status, _waiting_verdicts(running), nodes)
+
+    async def _advance_cleanup(
+        self, metadata: Metadata, pool: KVCachePool | None, status: PoolStatus, nodes: list[str]
+    ) -> float | None:
         outcomes = await self._clean(metadata, pool, nodes)
-        left = [outcome for outcome in outcomes if outcome.state is not Cleaning.DONE]
+        for outcome in outcomes:
+            if outcome.state is Cleaning.ABSENT:
+                log.warning("nothing to clean", namespace=metadata.namespace, pool=metadata.name, node=outcome.node,
+                            reason=outcome.message)  # fmt: skip
+                await self._warn(metadata, Reason.DISK_FOLDER_ABSENT, f"node {outcome.node}: {outcome.message}")
+        left = [outcome for outcome in outcomes if outcome.state in (Cleaning.RUNNING, Cleaning.FAILED)]
         if not left:
             await self._let_go(metadata, [])
             return None
         failed = [outcome for outcome in left if outcome.state is Cleaning.FAILED]
-        await self._report(metadata, pool, left, failed)
-        return LOOK_AGAIN_FAILED_SECONDS if len(failed) == len(left) else LOOK_AGAIN_SECONDS
-
-    def _remaining_nodes(self, pool: KVCachePool | None, pods: Sequence[PodView]) -> list[str]:
-        if pool is None:
-            return []
-        progressing = pool.status.condition("Progressing")
-        if progressing is not None and progressing.reason in (Reason.DISK_CLEANUP_RUNNING, Reason.DISK_ORPHANS):
-            # Under way: what is left stands in the status. Pods that go on must not bring their node back.
-            return list(pool.status.disk.nodes) if pool.status.disk else []
-        return decide_disk_nodes(pool, pods)
+        if failed:
+            await self._warn(metadata, Reason.DISK_ORPHANS, _describe(failed))
+        left_nodes = sorted(outcome.node for outcome in left if outcome.node)
+        await self._report(metadata, status, _cleaning_verdicts(left, failed), left_nodes)
+        return LOOK_AGAIN_STUCK_SECONDS if len(failed) == len(left) else LOOK_AGAIN_SECONDS
 
     async def _clean(self, metadata: Metadata, pool: KVCachePool | None, nodes: list[str]) -> list[NodeOutcome]:
         path = host_path_of(pool)
         if pool is None:
-            return [NodeOutcome("", Cleaning.FAILED, "the stored specification cannot be read, so its path is unknown")]
+            message = "the stored specification cannot be read, so its path is unknown"
+            return [NodeOutcome(node, Cleaning.FAILED, message) for node in nodes or [""]]
         if path is None:
             message = "the pool no longer uses hostPath, so the path of its data is unknown"
             return [NodeOutcome(node, Cleaning.FAILED, message) for node in nodes]
@@ -91,38 +121,64 @@ class PoolDeletion:
         await self.api.apply(manifest, POOLS, FieldManager.FINALIZER)
         log.info("pool let go", namespace=metadata.namespace, pool=metadata.name, abandoned_nodes=abandoned)
 
+    async def _warn(self, metadata: Metadata, reason: Reason, message: str) -> None:
+        subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
+        await post_once(self.api, subject, reason, message)
+
     async def _report(
-        self, metadata: Metadata, pool: KVCachePool | None, left: list[NodeOutcome], failed: list[NodeOutcome]
+        self, metadata: Metadata, previous: PoolStatus, verdicts: dict[ConditionType, Verdict], nodes: list[str]
     ) -> None:
-        previous = pool.status if pool is not None else PoolStatus()
-        nodes = tuple(sorted(outcome.node for outcome in left if outcome.node))
+        now = datetime.now(UTC)
         status = previous.model_copy(update={
             "observed_generation": metadata.generation,
-            "conditions": stamp_conditions(
-                _verdicts(left, failed), previous.conditions, metadata.generation, datetime.now(UTC)
-            ),
-            "disk": DiskStatus(nodes=nodes) if nodes else None,
+            "conditions": stamp_conditions(verdicts, previous.conditions, metadata.generation, now),
+            "disk": DiskStatus(nodes=tuple(nodes)) if nodes else None,
         })  # fmt: skip
-        if failed:
-            subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
-            await post_once(self.api, subject, Reason.DISK_ORPHANS, _describe(failed))
         if status != previous:
             manifest = build_status_manifest(metadata, status)
             answer = await self.api.apply(manifest, POOLS, FieldManager.STATUS, subresource="status")
             self.observed.put_pool(answer)
 
 
-def _verdicts(left: list[NodeOutcome], failed: list[NodeOutcome]) -> dict[ConditionType, Verdict]:
-    names = ", ".join(sorted(outcome.node for outcome in left if outcome.node))
-    progressing: Verdict = ("True", Reason.DISK_CLEANUP_RUNNING, f"removing the pool's folder on {names}")
+def _is_cleaning(status: PoolStatus) -> bool:
+    progressing = status.condition("Progressing")
+    return progressing is not None and progressing.reason in (Reason.DISK_CLEANUP_RUNNING, Reason.DISK_ORPHANS)
+
+
+def _remaining_nodes(status: PoolStatus, pods: Sequence[PodView], running: Sequence[PodView]) -> list[str]:
+    # Once the cleanup is under way the status holds what is left: a pod that had ended must not bring its node back.
+    return add_nodes(status, running if _is_cleaning(status) else pods)
+
+
+def _waiting_verdicts(running: Sequence[PodView]) -> dict[ConditionType, Verdict]:
+    listed = ", ".join(pod.name for pod in running[:MAX_PODS_NAMED])
+    if len(running) > MAX_PODS_NAMED:
+        listed += f" and {len(running) - MAX_PODS_NAMED} more"
+    message = (
+        f"waits for the end of pods that may still write to their nodes' disks ({len(running)}: {listed}); delete them, "
+        "or annotate the pool spillway.dev/abandon-disk=true to delete it without cleaning the disks"
+    )
+    return _verdicts(Reason.DISK_IN_USE, message, ("False", Reason.NO_FAULTS, "the cleanup has not begun"))
+
+
+def _cleaning_verdicts(left: list[NodeOutcome], failed: list[NodeOutcome]) -> dict[ConditionType, Verdict]:
     degraded: Verdict = ("False", Reason.NO_FAULTS, "no node refused the cleanup")
     if failed:
         degraded = ("True", Reason.DISK_ORPHANS, _describe(failed))
     if len(failed) == len(left):
-        progressing = ("True", Reason.DISK_ORPHANS, "the cleanup is tried again every 5 minutes")
-    ready: Verdict = ("False", Reason.DISK_CLEANUP_RUNNING, "the pool is being deleted")
-    injection: Verdict = ("False", Reason.DISK_CLEANUP_RUNNING, "the pool is being deleted")
-    return {"Ready": ready, "Progressing": progressing, "Degraded": degraded, "InjectionReady": injection}
+        return _verdicts(Reason.DISK_ORPHANS, "the cleanup is tried again every 5 minutes", degraded)
+    names = ", ".join(sorted(outcome.node for outcome in left if outcome.node))
+    return _verdicts(Reason.DISK_CLEANUP_RUNNING, f"removing the pool's folder on {names}", degraded)
+
+
+def _verdicts(progress: Reason, message: str, degraded: Verdict) -> dict[ConditionType, Verdict]:
+    leaving: Verdict = ("False", progress, "the pool is being deleted")
+    return {
+        "Ready": leaving,
+        "Progressing": ("True", progress, message),
+        "Degraded": degraded,
+        "InjectionReady": leaving,
+    }
 
 
 def _describe(failed: list[NodeOutcome]) -> str:

@@ -1,9 +1,9 @@
 """HostPath data outlives its pods: which nodes hold it, and how it goes when the pool does.
 
 While the pool lives, every node that an injected pod was bound to is recorded in status.disk.nodes, under a finalizer.
-When the pool is deleted one cleanup pod per node removes the pool's folder, also where pods still run: they keep what
-they hold open and go on. A node that is gone from the cluster is dropped. A node that cannot be cleaned is tried again
-every 5 minutes and stays named, until it works or somebody annotates spillway.dev/abandon-disk.
+When the pool is deleted and its last pod has ended, one cleanup pod per node removes the pool's folder. A node that is
+gone from the cluster is dropped. A node that cannot be cleaned is tried again every 5 minutes and stays named, until it
+works or somebody annotates spillway.dev/abandon-disk.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
-from spillway_operator.api import KVCachePool
+from spillway_operator.api import KVCachePool, PoolStatus
 from spillway_operator.api.names import ABANDON_DISK_ANNOTATION, API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
+from spillway_operator.cleanup import ABSENT
 from spillway_operator.controller.client import NODES, PODS, ApiServer, Conflict, Manifest
 from spillway_operator.controller.observed import PodView
 from spillway_operator.controller.settings import OperatorSettings
@@ -31,13 +32,15 @@ class Cleaning(Enum):
     """How far one node is."""
 
     DONE = auto()
+    ABSENT = auto()
+    """Done, and there was nothing to remove."""
     RUNNING = auto()
     FAILED = auto()
 
 
 @dataclass(frozen=True)
 class NodeOutcome:
-    """One node's state; `message` says why it failed."""
+    """One node's state; `message` says what a person should know of it: why it failed, what was absent."""
 
     node: str
     state: Cleaning
@@ -51,12 +54,15 @@ def host_path_of(pool: KVCachePool | None) -> str | None:
     return pool.spec.tiers.nvme.volume.host_path.path
 
 
-def decide_disk_nodes(pool: KVCachePool, pods: Iterable[PodView]) -> list[str]:
-    """Nodes that hold data of a living pool: those recorded, and those of its injected pods if it uses hostPath."""
-    recorded = set(pool.status.disk.nodes) if pool.status.disk else set()
-    if host_path_of(pool) is not None:
-        recorded |= {pod.node for pod in pods if pod.injected and pod.node}
-    return sorted(recorded)
+def decide_disk_nodes(pool: KVCachePool, injected: Iterable[PodView]) -> list[str]:
+    """Nodes that hold data of a living pool: those recorded and, if it uses hostPath, those of the pods injected for it."""
+    return add_nodes(pool.status, injected if host_path_of(pool) is not None else ())
+
+
+def add_nodes(status: PoolStatus, pods: Iterable[PodView]) -> list[str]:
+    """The nodes that the status records and those that `pods` are bound to, by name."""
+    recorded = status.disk.nodes if status.disk else ()
+    return sorted({*recorded, *(pod.node for pod in pods if pod.node)})
 
 
 def wants_finalizer(pool: KVCachePool, nodes: Iterable[str]) -> bool:
@@ -90,10 +96,11 @@ class JudgedPod:
 
 
 def judge_cleanup_pod(pod: Manifest, cleanup: DiskCleanup, now: datetime) -> JudgedPod:
-    """Read one cleanup pod."""
+    """Read one cleanup pod. One that is leaving was dropped, because a pod of the pool outlived it: its word is void."""
     phase = (pod.get("status") or {}).get("phase")
-    if phase == "Succeeded":
-        return JudgedPod(NodeOutcome(cleanup.node, Cleaning.DONE), is_spent=True)
+    is_leaving = pod["metadata"].get("deletionTimestamp") is not None
+    if phase == "Succeeded" and not is_leaving:
+        return JudgedPod(_success_of(pod, cleanup), is_spent=True)
     age = now - _created_at(pod)
     if phase == "Failed":
         failed = NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
@@ -147,10 +154,24 @@ def _created_at(pod: Manifest) -> datetime:
     return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
 
 
+def _success_of(pod: Manifest, cleanup: DiskCleanup) -> NodeOutcome:
+    if _termination_message(pod) != ABSENT:
+        return NodeOutcome(cleanup.node, Cleaning.DONE)
+    message = (
+        f"{cleanup.folder} does not exist: if its disk is not mounted there, the pool's data is still on that disk"
+    )
+    return NodeOutcome(cleanup.node, Cleaning.ABSENT, message)
+
+
 def _failure_of(pod: Manifest) -> str:
     status = pod.get("status") or {}
-    for container in status.get("containerStatuses") or []:
+    said = _termination_message(pod) or status.get("message") or status.get("reason") or "the cleanup pod failed"
+    return str(said)[:500]
+
+
+def _termination_message(pod: Manifest) -> str:
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
         terminated = (container.get("state") or {}).get("terminated") or {}
         if terminated.get("message"):
-            return str(terminated["message"]).strip()[:500]
-    return str(status.get("message") or status.get("reason") or "the cleanup pod failed")[:500]
+            return str(terminated["message"]).strip()
+    return ""

@@ -38,7 +38,8 @@ class PodView:
     """What the controller keeps of a pod.
 
     `waiting` is the kubelet's reason why the sidecar's container cannot start; `skipped` is the webhook's
-    reason; `excluded` is the user's wish never to be touched.
+    reason; `excluded` is the user's wish never to be touched. `pool` is the name in the label, which a user may change;
+    `pool_uid` is the pool that the pod was injected for, whatever its label says since, empty where it was not.
     """
 
     namespace: str
@@ -52,6 +53,7 @@ class PodView:
     ready: bool
     ready_at: datetime | None
     injected: bool
+    pool_uid: str
     revision: str
     skipped: str
     excluded: bool
@@ -69,7 +71,12 @@ class PodView:
     @property
     def live(self) -> bool:
         """Whether the pod counts: neither finished nor on its way out."""
-        return not self.leaving and self.phase not in ("Succeeded", "Failed")
+        return not self.leaving and not self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether the pod's containers have ended for good. A pod that is leaving may still run."""
+        return self.phase in ("Succeeded", "Failed")
 
 
 def parse_pod(body: Mapping[str, Any]) -> PodView | None:
@@ -81,6 +88,7 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         return None
     status = body.get("status") or {}
     ready, ready_at = _readiness(status)
+    injection = _injection(annotations)
     return PodView(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -92,7 +100,8 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         leaving=bool(metadata.get("deletionTimestamp")),
         ready=ready,
         ready_at=ready_at,
-        injected=_is_injected(annotations),
+        injected=injection is not None,
+        pool_uid=str((injection or {}).get("poolUid", ""))[:36],
         revision=labels.get(REVISION_LABEL, ""),
         skipped=annotations.get(SKIPPED_ANNOTATION, "")[:63],
         excluded=labels.get(INJECT_LABEL) == "false",
@@ -100,11 +109,12 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
     )
 
 
-def _is_injected(annotations: Mapping[str, str]) -> bool:
+def _injection(annotations: Mapping[str, str]) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(annotations.get(STATUS_ANNOTATION, "")), dict)
+        noted = json.loads(annotations.get(STATUS_ANNOTATION, ""))
     except ValueError:
-        return False
+        return None
+    return noted if isinstance(noted, dict) else None
 
 
 def _readiness(status: Mapping[str, Any]) -> tuple[bool, datetime | None]:
@@ -144,6 +154,14 @@ class Observed:
     def pods(self, key: PoolKey) -> list[PodView]:
         """The pods of one pool, by name."""
         return sorted(self._pods.get(key, {}).values(), key=lambda pod: pod.name)
+
+    def injected_for(self, namespace: str, pool_uid: str) -> list[PodView]:
+        """The pods that were injected for one pool, by name: ended ones too, and whatever their label says since.
+
+        Only those of its namespace: the uid stands in an annotation, which another tenant could write too.
+        """
+        known = (pods.values() for key, pods in self._pods.items() if key.namespace == namespace)
+        return sorted((p for pods in known for p in pods if p.pool_uid == pool_uid), key=lambda pod: pod.name)
 
     def injected_pods(self) -> list[PodView]:
         """Every injected pod that runs and has an address."""

@@ -62,18 +62,20 @@ class Reconciler:
             return None
         metadata = Metadata.model_validate(stored["metadata"])
         pool, fault = _read_pool(stored)
+        previous = _read_status(stored)
+        # Ended ones too: what a pod stored stays on its node's disk, also where it ended while no operator looked.
+        injected = self.observed.injected_for(metadata.namespace, metadata.uid)
         if metadata.deletion_timestamp is not None:
-            return await self.deletion.advance(metadata, pool, pods)
+            return await self.deletion.advance(metadata, pool, previous, injected)
         if pool is None:
-            previous = _read_status(stored)
             nodes = list(previous.disk.nodes) if previous.disk else []
             return await self._report(metadata, self._facts(key, metadata, None, fault), previous, nodes)
-        nodes = decide_disk_nodes(pool, pods)
+        nodes = decide_disk_nodes(pool, injected)
         await self._apply_finalizer(pool, nodes)
         await self._apply_config_map(key, pool)
         fault = find_fault(pool, self.settings.allowed) or await self._storage_class_fault(pool)
         facts = self._facts(key, metadata, pool, fault)
-        again_seconds = await self._report(metadata, facts, pool.status, nodes)
+        again_seconds = await self._report(metadata, facts, previous, nodes)
         if fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND:
             return STORAGE_CLASS_RETRY_SECONDS
         return again_seconds

@@ -11,6 +11,7 @@ from spillway_operator.api.names import SIDECAR_UID
 CLEANUP_LABEL = "spillway.dev/cleanup"
 DEADLINE_SECONDS = 600
 MOUNT_PATH = "/spillway/disk"
+TERMINATION_LOG = "/dev/termination-log"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class DiskCleanup:
     pool_uid: str
     host_path: str
     node: str
+
+    @property
+    def folder(self) -> str:
+        """The pool's own folder on the node: what is removed."""
+        return f"{self.host_path.rstrip('/')}/{self.pool_namespace}/{self.pool_uid}"
 
 
 def cleanup_pod_name(pool_uid: str, node: str) -> str:
@@ -84,8 +90,11 @@ def _container(cleanup: DiskCleanup, image: str, pull_policy: str) -> dict[str, 
             cleanup.pool_namespace,
             "--pool-uid",
             cleanup.pool_uid,
+            "--termination-log",
+            TERMINATION_LOG,
         ],
-        # A failure's last lines reach the pool's condition through the container status.
+        # Whether the folder was there, or a failure's last lines, reach the operator through the container status.
+        "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,

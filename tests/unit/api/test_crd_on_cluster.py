@@ -74,7 +74,9 @@ def test_defaults_are_stored_and_are_the_models_own(kube: Kube) -> None:
     assert parse_pool(stored).spec == ours
 
 
-def test_volume_type_can_be_changed_later(kube: Kube) -> None:
+def test_volume_type_can_be_changed_until_data_outlives_the_pods(kube: Kube) -> None:
+    """No stored default stands in the way of another type; HostPath, once chosen, stays (see host-path-left.yaml)."""
+
     def pool(volume: dict[str, Any]) -> dict[str, Any]:
         return {
             "apiVersion": "spillway.dev/v1alpha1",
@@ -84,5 +86,7 @@ def test_volume_type_can_be_changed_later(kube: Kube) -> None:
         }
 
     kube.apply(pool({}))
-    kube.apply(pool({"type": "HostPath", "hostPath": {"path": "/mnt/nvme0"}}))
+    kube.apply(pool({"type": "EmptyDir", "emptyDir": {"sizeLimit": "4Gi"}}))
     kube.apply(pool({"type": "Ephemeral"}))
+    kube.apply(pool({"type": "HostPath", "hostPath": {"path": "/mnt/nvme0"}}))
+    kube.apply(pool({"type": "HostPath", "hostPath": {"path": "/mnt/nvme0", "maxPodsPerNode": 2}}))

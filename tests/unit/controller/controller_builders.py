@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,10 +47,12 @@ def make_pod_body(
     labels: dict[str, str] | None = None,
     annotations: dict[str, str] | None = None,
     waiting: str = "",
+    node: str = "node-1",
+    phase: str = "Running",
     **metadata: Any,
 ) -> dict[str, Any]:
     status: dict[str, Any] = {
-        "phase": "Running",
+        "phase": phase,
         "podIP": "10.0.0.1",
         "conditions": [{
             "type": "Ready", "status": "True" if ready else "False",
@@ -58,14 +61,14 @@ def make_pod_body(
     }  # fmt: skip
     if waiting:
         status["initContainerStatuses"] = [{"name": "spillway", "state": {"waiting": {"reason": waiting}}}]
-    noted = {"spillway.dev/status": "{}"} if injected else {}
+    noted = {"spillway.dev/status": json.dumps({"poolUid": POOL_UID})} if injected else {}
     return {
         "metadata": {
             "name": name, "namespace": "team-a", "uid": f"uid-{name}", "resourceVersion": "5",
             "labels": {"spillway.dev/pool": "chat", "spillway.dev/revision": "r1", **(labels or {})},
             "annotations": {**noted, **(annotations or {})}, **metadata,
         },
-        "spec": {"nodeName": "node-1"},
+        "spec": {"nodeName": node},
         "status": status,
     }  # fmt: skip
 

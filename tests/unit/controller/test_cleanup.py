@@ -16,6 +16,11 @@ def make_pool_folder(root: Path, uid: str = UID) -> Path:
     return slot.parent
 
 
+def run(root: Path, termination_log: Path, namespace: str = "team-a") -> int:
+    options = {"--root": root, "--namespace": namespace, "--pool-uid": UID, "--termination-log": termination_log}
+    return main([str(word) for option in options.items() for word in option])
+
+
 def test_removes_the_pool_folder_and_leaves_the_neighbour(tmp_path: Path) -> None:
     mine, other = make_pool_folder(tmp_path), make_pool_folder(tmp_path, OTHER_UID)
     assert remove_pool_folder(tmp_path, "team-a", UID) == []
@@ -24,9 +29,14 @@ def test_removes_the_pool_folder_and_leaves_the_neighbour(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("namespace", ["team-a", "team-b"])
-def test_absent_folder_is_success(tmp_path: Path, namespace: str) -> None:
+def test_absent_folder_is_success_and_told_from_a_removed_one(tmp_path: Path, namespace: str) -> None:
     (tmp_path / "team-a").mkdir()
-    assert main(["--root", str(tmp_path), "--namespace", namespace, "--pool-uid", UID]) == 0
+    log = tmp_path / "termination-log"
+    assert run(tmp_path, log, namespace) == 0
+    assert log.read_text() == "absent"
+    make_pool_folder(tmp_path)
+    assert run(tmp_path, log) == 0
+    assert log.read_text() == "removed"
 
 
 def test_does_not_follow_links_inside_the_folder(tmp_path: Path) -> None:
@@ -45,7 +55,9 @@ def test_does_not_follow_a_namespace_folder_that_is_a_link(tmp_path: Path) -> No
     elsewhere = tmp_path / "elsewhere"
     make_pool_folder(elsewhere)
     (tmp_path / "team-a").symlink_to(elsewhere / "team-a")
-    assert main(["--root", str(tmp_path), "--namespace", "team-a", "--pool-uid", UID]) == 1
+    log = tmp_path / "termination-log"
+    assert run(tmp_path, log) == 1
+    assert not log.exists(), "the kubelet then takes what was printed"
     assert (elsewhere / "team-a" / UID / "slot-0" / "chunks").exists()
 
 

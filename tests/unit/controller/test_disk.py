@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from controller_builders import NOW, POOL_UID, host_path_spec, make_pod, make_pool
@@ -27,8 +28,8 @@ def make_host_path_pool(*nodes: str) -> KVCachePool:
 
 
 def test_nodes_are_those_recorded_and_those_of_injected_pods() -> None:
-    pods = [make_pod("a"), make_pod("b", injected=False)]
-    assert decide_disk_nodes(make_host_path_pool("gone-node"), pods) == ["gone-node", "node-1"]
+    pods = [make_pod("a"), make_pod("b", phase="Succeeded", node="node-2"), make_pod("c", node="")]
+    assert decide_disk_nodes(make_host_path_pool("gone-node"), pods) == ["gone-node", "node-1", "node-2"]
 
 
 def test_a_pool_without_host_path_records_no_node() -> None:
@@ -56,6 +57,14 @@ def test_only_true_abandons_the_disk(value: str, abandoned: bool) -> None:
     assert is_abandoned(make_pool(metadata={"annotations": {"spillway.dev/abandon-disk": value}}).metadata) is abandoned
 
 
+def make_succeeded(message: str, **metadata: str) -> dict[str, Any]:
+    terminated = {"state": {"terminated": {"message": message}}}
+    return {
+        "metadata": {"name": "cleanup-1", "creationTimestamp": NOW.isoformat(), **metadata},
+        "status": {"phase": "Succeeded", "containerStatuses": [terminated]},
+    }
+
+
 @pytest.mark.parametrize(
     ("phase", "age_seconds", "state", "is_spent"),
     [
@@ -75,3 +84,18 @@ def test_a_cleanup_pod_is_judged_by_phase_and_age(
     judged = judge_cleanup_pod(pod, CLEANUP, NOW)
     assert (judged.outcome.node, judged.outcome.state, judged.is_spent) == ("node-1", state, is_spent)
     assert ("/mnt/nvme0" in judged.outcome.message) == (state is Cleaning.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("message", "state"), [("removed", Cleaning.DONE), ("absent\n", Cleaning.ABSENT), ("", Cleaning.DONE)]
+)
+def test_a_cleanup_that_found_nothing_is_told_from_one_that_removed(message: str, state: Cleaning) -> None:
+    judged = judge_cleanup_pod(make_succeeded(message), CLEANUP, NOW)
+    assert (judged.outcome.state, judged.is_spent) == (state, True)
+    assert (f"/mnt/nvme0/team-a/{POOL_UID}" in judged.outcome.message) == (state is Cleaning.ABSENT)
+
+
+def test_a_cleanup_pod_that_is_leaving_vouches_for_nothing() -> None:
+    """It was dropped because a pod of the pool outlived it; it must not be taken for the one that comes after."""
+    judged = judge_cleanup_pod(make_succeeded("removed", deletionTimestamp=NOW.isoformat()), CLEANUP, NOW)
+    assert (judged.outcome.state, judged.is_spent) == (Cleaning.RUNNING, False)

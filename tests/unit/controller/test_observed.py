@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from controller_builders import make_pod, make_pod_body, make_pool_body
+from controller_builders import POOL_UID, make_pod, make_pod_body, make_pool_body
 from spillway_operator.controller.observed import Observed, PoolKey, parse_pod
 
 CHAT, OTHER = PoolKey("team-a", "chat"), PoolKey("team-a", "other")
@@ -13,7 +14,8 @@ CHAT, OTHER = PoolKey("team-a", "chat"), PoolKey("team-a", "other")
 
 def test_a_pod_is_kept_in_less_than_a_kilobyte() -> None:
     long = "x" * 253
-    body = make_pod_body(long, annotations={"spillway.dev/skipped": "y" * 5000, "spillway.dev/status": '{"a":"b"}'})
+    status = json.dumps({"poolUid": "u" * 5000})
+    body = make_pod_body(long, annotations={"spillway.dev/skipped": "y" * 5000, "spillway.dev/status": status})
     assert len(repr(parse_pod(body)).encode()) < 1024
 
 
@@ -22,6 +24,11 @@ def test_a_pod_is_kept_in_less_than_a_kilobyte() -> None:
     [
         ({}, "injected", True),
         ({"injected": False}, "injected", False),
+        ({}, "pool_uid", POOL_UID),
+        ({"injected": False}, "pool_uid", ""),
+        ({"annotations": {"spillway.dev/status": "{}"}}, "pool_uid", ""),
+        ({"phase": "Failed"}, "ended", True),
+        ({"deletionTimestamp": "2026-11-24T12:00:00Z"}, "ended", False),
         ({"annotations": {"spillway.dev/status": "no json"}}, "injected", False),
         ({"waiting": "ErrImagePull"}, "waiting", "ImagePullBackOff"),
         ({"waiting": "PodInitializing"}, "waiting", ""),
@@ -48,6 +55,15 @@ def test_a_pod_that_changes_its_pool_concerns_both() -> None:
     assert observed.put_pod(make_pod_body()) == {CHAT}
     assert observed.put_pod(make_pod_body(labels={"spillway.dev/pool": "other"})) == {CHAT, OTHER}
     assert (len(observed.pods(CHAT)), len(observed.pods(OTHER))) == (0, 1)
+
+
+def test_a_pod_stays_its_pools_whatever_its_label_says_since() -> None:
+    observed = Observed()
+    observed.put_pod(make_pod_body("moved", labels={"spillway.dev/pool": "other"}))
+    observed.put_pod(make_pod_body("ended", phase="Failed"))
+    observed.put_pod(make_pod_body("plain", injected=False))
+    observed.put_pod(make_pod_body("forged", namespace="team-b"))
+    assert [pod.name for pod in observed.injected_for("team-a", POOL_UID)] == ["ended", "moved"]
 
 
 def test_a_pod_event_that_changes_nothing_we_keep_concerns_nobody() -> None:

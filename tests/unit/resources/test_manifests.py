@@ -52,6 +52,13 @@ def test_the_cleanup_pod_is_restricted_but_for_its_host_path() -> None:
     assert spec["volumes"][0]["hostPath"] == {"path": "/mnt/nvme0", "type": "Directory"}
 
 
+def test_the_cleanup_pod_writes_where_the_kubelet_reads() -> None:
+    (container,) = make_cleanup_pod()["spec"]["containers"]
+    options = dict(zip(container["command"][3::2], container["command"][4::2], strict=True))
+    assert options["--termination-log"] == container["terminationMessagePath"]
+    assert CLEANUP.folder == f"/mnt/nvme0/team-a/{options['--pool-uid']}"
+
+
 def test_the_cleanup_pod_runs_on_its_node_for_ten_minutes_at_most() -> None:
     pod = make_cleanup_pod()
     assert pod["metadata"]["namespace"] == "spillway-system"

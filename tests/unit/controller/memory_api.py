@@ -1,0 +1,50 @@
+"""An API server in a dictionary: as much of it as the controller's writes need."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+from spillway_operator.controller.client import POOLS, ApiServer, Conflict, FieldManager, Manifest, Resource
+
+
+class MemoryApi(ApiServer):
+    """Objects by kind and name. Server-side apply is a replacement of what the one manager owns."""
+
+    def __init__(self, *pools: Manifest) -> None:
+        self.stored: dict[tuple[str, str], Manifest] = {}
+        for pool in pools:
+            self.put(POOLS, pool)
+
+    def put(self, resource: Resource, manifest: Manifest) -> Manifest:
+        self.stored[resource.kind, manifest["metadata"]["name"]] = copy.deepcopy(manifest)
+        return manifest
+
+    def drop(self, resource: Resource, name: str) -> None:
+        self.stored.pop((resource.kind, name), None)
+
+    def kind(self, resource: Resource) -> list[Manifest]:
+        return [manifest for (kind, _), manifest in self.stored.items() if kind == resource.kind]
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest | None:
+        return copy.deepcopy(self.stored.get((resource.kind, name)))
+
+    async def create(self, manifest: Manifest, resource: Resource) -> Manifest:
+        if (resource.kind, manifest["metadata"]["name"]) in self.stored:
+            raise Conflict(409, "POST", resource.path(None), "already exists")
+        stamped = {**manifest["metadata"], "creationTimestamp": datetime.now(UTC).isoformat()}
+        return self.put(resource, {**manifest, "metadata": stamped})
+
+    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
+        self.drop(resource, name)
+
+    async def apply(self, manifest: Manifest, resource: Resource, manager: FieldManager, **_: Any) -> Manifest:
+        before = self.stored.get((resource.kind, manifest["metadata"]["name"]), manifest)
+        after = copy.deepcopy(before)
+        if manager is FieldManager.STATUS:
+            after["status"] = manifest["status"]
+        elif manager is FieldManager.FINALIZER:
+            after["metadata"]["finalizers"] = manifest["metadata"].get("finalizers", [])
+        after["metadata"]["resourceVersion"] = str(int(before["metadata"].get("resourceVersion", 0)) + 1)
+        return self.put(resource, after)

@@ -1,0 +1,147 @@
+"""A deleted pool stays until its pods have ended and its nodes are clean, and says what it waits for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from controller_builders import NOW, POOL_UID
+from rig import Rig
+from spillway_operator.controller.client import EVENTS
+
+DELETED = {"deletionTimestamp": NOW.isoformat()}
+EARLIER_POOL = {"spillway.dev/status": json.dumps({"poolUid": "aaaaaaaa-0b0a-0908-0706-050403020100"})}
+
+
+def make_deleted(*nodes: str, **overrides: Any) -> Rig:
+    """A pool that somebody deleted a moment ago; its data lies on `nodes`."""
+    return Rig(nodes=nodes, **{**DELETED, **overrides})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"phase": "Running"},
+        {"phase": "Pending", "node": ""},
+        {"deletionTimestamp": NOW.isoformat()},
+        {"labels": {"spillway.dev/pool": "other"}},
+    ],
+    ids=["running", "not scheduled", "leaving", "labelled for another pool since"],
+)
+async def test_the_pool_waits_for_a_pod_that_may_still_write(overrides: dict[str, Any]) -> None:
+    rig = make_deleted("node-2")
+    rig.see_pod("chat-0", **overrides)
+    await rig.reconcile()
+    assert rig.is_held
+    assert not rig.cleanup_pods(), "the pod would make the folder again"
+    reason, message = rig.progress()
+    assert reason == "DiskInUse"
+    assert "(1: chat-0)" in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"phase": "Succeeded"}, {"phase": "Failed"}, {"injected": False}, {"annotations": EARLIER_POOL}],
+    ids=["succeeded", "failed", "plain", "injected for an earlier pool of that name"],
+)
+async def test_the_pool_does_not_wait_for_a_pod_that_cannot_write(overrides: dict[str, Any]) -> None:
+    rig = make_deleted("node-2")
+    rig.see_pod("chat-0", node="node-2", **overrides)
+    await rig.reconcile()
+    assert set(rig.cleanup_pods()) == {"node-2"}
+
+
+async def test_three_pods_are_named_and_the_rest_counted() -> None:
+    rig = make_deleted()
+    for number in range(5):
+        rig.see_pod(f"chat-{number}")
+    await rig.reconcile()
+    _, message = rig.progress()
+    assert "(5: chat-0, chat-1, chat-2 and 2 more)" in message
+
+
+async def test_waiting_writes_once() -> None:
+    rig = make_deleted("node-1")
+    rig.see_pod("chat-0")
+    await rig.reconcile()
+    written = rig.pool["metadata"]["resourceVersion"]
+    await rig.reconcile()
+    assert rig.pool["metadata"]["resourceVersion"] == written
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["ended", "gone"])
+async def test_after_the_last_pod_its_node_is_cleaned_and_the_pool_goes(is_kept: bool) -> None:
+    rig = make_deleted("node-1")
+    rig.see_pod("chat-0", node="node-2")
+    await rig.reconcile()
+    if is_kept:
+        rig.see_pod("chat-0", node="node-2", phase="Succeeded")
+    else:
+        rig.lose_pod("chat-0")
+    await rig.reconcile()
+    assert set(rig.cleanup_pods()) == {"node-1", "node-2"}
+    for node in ("node-1", "node-2"):
+        rig.end_cleanup(node)
+    await rig.reconcile()
+    assert not rig.is_held
+    assert not rig.cleanup_pods()
+
+
+async def test_an_ended_pod_does_not_bring_back_a_node_that_was_cleaned() -> None:
+    rig = make_deleted("node-1", "node-2")
+    rig.see_pod("chat-0", node="node-2", phase="Succeeded")
+    await rig.reconcile()
+    rig.end_cleanup("node-2")
+    await rig.reconcile()
+    assert rig.recorded_nodes == ("node-1",)
+    rig.end_cleanup("node-1")
+    await rig.reconcile()
+    assert not rig.is_held
+
+
+async def test_a_node_is_cleaned_again_after_a_pod_that_outlived_its_cleaning() -> None:
+    rig = make_deleted("node-1")
+    await rig.reconcile()
+    rig.end_cleanup("node-1")
+    rig.see_pod("chat-late", node="node-1")
+    await rig.reconcile()
+    assert rig.is_held
+    assert not rig.cleanup_pods(), "a cleaning that a pod outlived counts for nothing"
+    rig.lose_pod("chat-late")
+    await rig.reconcile()
+    assert rig.cleanup_pods()["node-1"].get("status") is None, "a new one has begun"
+
+
+async def test_who_abandons_the_disks_waits_for_no_pod() -> None:
+    rig = make_deleted("node-1", annotations={"spillway.dev/abandon-disk": "true"})
+    rig.see_pod("chat-0")
+    await rig.reconcile()
+    assert not rig.is_held
+
+
+async def test_a_folder_that_is_not_there_is_told_with_node_and_path() -> None:
+    rig = make_deleted("node-1")
+    await rig.reconcile()
+    rig.end_cleanup("node-1", "absent")
+    await rig.reconcile()
+    assert not rig.is_held
+    (event,) = rig.api.kind(EVENTS)
+    assert event["reason"] == "DiskFolderAbsent"
+    assert f"node node-1: /mnt/nvme0/team-a/{POOL_UID} does not exist" in event["message"]
+
+
+async def test_a_folder_that_was_removed_is_nothing_to_tell() -> None:
+    rig = make_deleted("node-1")
+    await rig.reconcile()
+    rig.end_cleanup("node-1", "removed")
+    await rig.reconcile()
+    assert not rig.is_held
+    assert not rig.api.kind(EVENTS)
+
+
+async def test_a_spec_that_cannot_be_read_keeps_its_nodes() -> None:
+    rig = make_deleted("node-1", spec={"tiers": "of a later version"})
+    await rig.reconcile()
+    assert rig.is_held
+    assert rig.recorded_nodes == ("node-1",)
