@@ -35,6 +35,23 @@ def counters() -> dict[str, int]:
     return {}
 
 
+def break_rank(worker: Any, rank: int) -> None:
+    """Runs in the rank's process."""
+    from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+    if worker.rank != rank:
+        return
+    half = get_kv_transfer_group().connector_worker
+    real = half.start_kv_transfers
+
+    def start_kv_transfers(metadata: Any) -> None:
+        if metadata.load_jobs:
+            raise RuntimeError("broken by the test")
+        real(metadata)
+
+    half.start_kv_transfers = start_kv_transfers
+
+
 class Engine:
     """The methods are the commands."""
 
@@ -87,6 +104,7 @@ class Engine:
             "sealed": bool(side and side._sealed),
             "ready": bool(side and side.session._usable()),
             "open_tickets": attachment.open_tickets() if attachment else 0,
+            "granted": attachment.granted(0) if attachment else 0,
             "counters": counters(),
             "jobs": len(side._jobs) if side else 0,
         }
@@ -98,15 +116,15 @@ class Engine:
         if self.patched:
             return
         self.patched = True
-        real = SpillwayWorker._copy
+        real = SpillwayWorker._begin
 
-        def copy(worker: SpillwayWorker, job: Any) -> int:
+        def begin(worker: SpillwayWorker, job: Any) -> Any:
             self.gate.wait()
             if self.failing and not job.store:
                 raise OSError("failed by the test")
             return real(worker, job)
 
-        SpillwayWorker._copy = copy  # type: ignore[method-assign]
+        SpillwayWorker._begin = begin  # type: ignore[method-assign]
 
     def hold_copies(self, held: bool) -> dict[str, Any]:
         self._patch()
@@ -116,6 +134,17 @@ class Engine:
     def fail_copies(self, failing: bool) -> dict[str, Any]:
         self._patch()
         self.failing = failing
+        return {}
+
+    def call_copies_stuck_after(self, seconds: float) -> dict[str, Any]:
+        from spillway.adapters.vllm import copy_thread
+
+        copy_thread.STUCK_SECONDS = seconds  # type: ignore[misc]
+        return {}
+
+    def break_rank(self, rank: int) -> dict[str, Any]:
+        """That rank raises from now on where it is handed a load, wherever its process is."""
+        self.llm.collective_rpc(break_rank, args=(rank,))
         return {}
 
     def break_hook(self, name: str) -> dict[str, Any]:
@@ -138,7 +167,10 @@ class Engine:
     def step(self, steps: int) -> dict[str, Any]:
         for _ in range(steps):
             self.outputs.extend(self.llm.llm_engine.step())
-        return {"unfinished": self.llm.llm_engine.has_unfinished_requests()}
+        return {
+            "unfinished": self.llm.llm_engine.has_unfinished_requests(),
+            "ended": [list(output.outputs[0].token_ids) for output in self.outputs if output.finished],
+        }
 
     def finish(self) -> dict[str, Any]:
         while self.llm.llm_engine.has_unfinished_requests():

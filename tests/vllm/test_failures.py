@@ -73,7 +73,92 @@ def test_exception_inside_a_hook_makes_the_connector_inert(make_engine: MakeEngi
     engine.ask("break_hook", name="sent")  # after the load was prepared, before the ranks hear of it
     assert engine.ask("generate", prompt=prompt(3))["tokens"] == cold
     assert "broken by the test" in engine.ask("facts")["problem"]
+    wait_for("the ticket to be released", lambda: engine.ask("facts")["open_tickets"] == 0)
     assert engine.ask("generate", prompt=prompt(4))["tokens"]
+
+
+def test_stores_under_way_when_a_hook_fails_give_their_slots_back_unpublished(
+    make_engine: MakeEngine, make_pod: MakePod
+) -> None:
+    pod = make_pod()
+    pod.start_daemon()
+    engine = make_engine(pod)
+    engine.warm_up()
+    engine.ask("hold_copies", held=True)
+    engine.ask("start", prompt=prompt(3), steps=4)
+    assert engine.ask("facts")["jobs"] > 0
+    engine.ask("break_hook", name="sent")
+    engine.ask("step", steps=1)
+    assert "broken by the test" in engine.ask("facts")["problem"]
+    engine.ask("hold_copies", held=False)
+    engine.ask("finish")
+
+    def settled() -> bool:
+        engine.ask("generate", prompt=prompt(0, 40), max_tokens=1)  # reports come with a step
+        facts = engine.ask("facts")
+        return facts["jobs"] == 0 and pod.slot_states().get(1, 0) == facts["granted"]
+
+    wait_for("the leases to come back", settled)
+    assert pod.chunks()[0] == 0
+
+
+def test_rank_that_fails_ends_its_loads_and_nothing_is_claimed_after(
+    make_engine: MakeEngine, make_pod: MakePod
+) -> None:
+    """The other rank loads well; the scheduler's half is in the driver's process, each rank in one of its own."""
+    pod = make_pod()
+    pod.start_daemon()
+    engine = make_engine(
+        pod,
+        environment={"VLLM_CPU_OMP_THREADS_BIND": "0|1", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},
+        tensor_parallel_size=2,
+    )
+    engine.warm_up()
+    cold = engine.ask("generate", prompt=prompt(3))["tokens"]
+    wait_for("the chunks to be inserted", lambda: pod.chunks()[0] >= 3)
+    engine.ask("reset_device")
+    engine.ask("break_rank", rank=1)
+    assert engine.ask("generate", prompt=prompt(3))["tokens"] == cold
+    facts = engine.ask("facts")
+    assert facts["problem"] == "rank 1: RuntimeError: broken by the test"
+    assert facts["counters"]["fail_open"] == 1
+    assert facts["counters"]["loaded_chunks"] == 3
+    wait_for("the ticket to be released", lambda: engine.ask("facts")["open_tickets"] == 0)
+
+    engine.ask("reset_device")
+    assert engine.ask("generate", prompt=prompt(3))["tokens"] == cold
+    assert engine.ask("generate", prompt=prompt(4))["tokens"]
+    after = engine.ask("facts")
+    assert after["counters"] == facts["counters"]
+    assert after["jobs"] == 0
+    assert pod.chunks()[0] == 3
+    assert engine.log.read_text().count("Spillway stays off: rank 1: RuntimeError: broken by the test") == 1
+
+
+def test_copy_that_does_not_end_keeps_its_slots_and_holds_up_nobody_else(
+    make_engine: MakeEngine, make_pod: MakePod
+) -> None:
+    pod = make_pod()
+    pod.start_daemon()
+    engine = make_engine(pod)
+    engine.warm_up()
+    cold = engine.ask("generate", prompt=prompt(3))["tokens"]
+    wait_for("the chunks to be inserted", lambda: pod.chunks()[0] >= 3)
+    engine.ask("reset_device")
+    engine.ask("hold_copies", held=True)
+    engine.ask("call_copies_stuck_after", seconds=0.2)
+    engine.ask("start", prompt=prompt(3), steps=2)
+    wait_for("the rank to give up", lambda: engine.ask("step", steps=1) and engine.ask("facts")["problem"])
+    assert "rank 0: StuckCopy: a copy has not ended" in engine.ask("facts")["problem"]
+
+    engine.ask("start", prompt=prompt(4), steps=1)
+    assert wait_for("another request", lambda: engine.ask("step", steps=1)["ended"])
+    assert engine.ask("step", steps=1)["unfinished"]
+    assert engine.ask("facts")["open_tickets"] == 1
+    engine.ask("hold_copies", held=False)
+    assert engine.ask("finish")["tokens"] == cold
+    wait_for("the ticket to be released", lambda: engine.ask("facts")["open_tickets"] == 0)
+    assert engine.ask("facts")["counters"]["fail_open"] == 1
 
 
 def test_engine_without_shared_memory_serves(make_pod: MakePod, make_engine: MakeEngine, engine: Engine) -> None:

@@ -32,6 +32,7 @@ class Ledger:
     """Chunks on their way into the cache, by key."""
 
     _copying: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key -> (group, slot)
+    _unsent: set[bytes] = field(default_factory=set)  # those of `_copying` that no rank was told of
     _published: dict[bytes, float] = field(default_factory=dict)  # key -> when
     _to_publish: deque[tuple[bytes, int, int]] = field(default_factory=deque)
     _to_release: deque[tuple[int, int]] = field(default_factory=deque)
@@ -60,8 +61,13 @@ class Ledger:
                 slot = slots[offer.group].popleft()
                 accepted.append((offer, slot))
                 self._copying[offer.key] = (offer.group, slot)
+                self._unsent.add(offer.key)
         self._to_release.extend((group, slot) for group, left in slots.items() for slot in left)
         return accepted, cut
+
+    def sent(self) -> None:
+        """The ranks are told of every chunk that is in `copying`: its slot is theirs until they have ended."""
+        self._unsent.clear()
 
     def complete(self, keys: Iterable[bytes], failed: bool) -> int:
         """The copies of these chunks are over. Returns how many will be published; a failed one gives its slot back."""
@@ -70,6 +76,7 @@ class Ledger:
             place = self._copying.pop(key, None)
             if place is None:
                 continue
+            self._unsent.discard(key)
             if failed:
                 self._to_release.append(place)
             else:
@@ -83,7 +90,9 @@ class Ledger:
         self._to_release.extend(places)
 
     def forget(self) -> None:
-        """The engine's weights may have changed. Copies that still run keep their slots until `abandon`."""
+        """Nothing of this is published any more. What the ranks were told of keeps its slot until `abandon`."""
+        self._to_release.extend(self._copying[key] for key in self._unsent)
+        self._unsent.clear()
         self._copying.clear()
         self._published.clear()
         self._to_release.extend((group, slot) for _key, group, slot in self._to_publish)

@@ -57,6 +57,7 @@ class Session:
         self._clock = clock
         self._requests: dict[str, _Request] = {}
         self._ledger = Ledger()
+        self._unsent_tickets: list[int] = []
         self._fingerprint: bytes | None = None
         self._nonce = b""
         self._in_force = False
@@ -141,6 +142,7 @@ class Session:
                 return None
             tickets.append(taken[0])
             slots.append(taken[1])
+        self._unsent_tickets.extend(tickets)
         self._drop_plan(request)
         attachment.count(_core.COUNT_LOADED_CHUNKS, len(keys))
         attachment.count(_core.COUNT_LOADED_TOKENS, tokens)
@@ -373,10 +375,18 @@ class Session:
             attachment.count(_core.COUNT_STORED_CHUNKS, published)
 
     def abandon(self, places: Iterable[tuple[int, int]]) -> None:
-        """Copies that the engine forgot (`reset`) are over: (group, slot) may be given back."""
+        """Copies of which nobody wants to hear (`reset`, `give_up`) are over: (group, slot) may be given back."""
         self._ledger.abandon(places)
+        attachment = self._link.attachment()
+        if attachment is not None:
+            self._ledger.flush(attachment, self._clock())
 
     # The step and the request
+
+    def sent(self) -> None:
+        """The ranks are told of every claim and every accepted offer until now: from here on they say when a slot is free."""
+        self._unsent_tickets.clear()
+        self._ledger.sent()
 
     def step_ended(self) -> None:
         """No slot may be read any more but under a ticket."""
@@ -395,11 +405,21 @@ class Session:
         if attachment is not None and used_keys:
             attachment.use(b"".join(used_keys[-MAX_USED_KEYS:]))
 
-    def count_fail_open(self) -> None:
-        """The adapter gave up something so that the engine goes on."""
+    def give_up(self) -> None:
+        """The adapter goes on without us: count it, and keep no slot but those the ranks were told of (`abandon`)."""
+        for request in self._requests.values():
+            self._drop_plan(request)
+        self._requests.clear()
+        self._ledger.forget()
         attachment = self._link.attachment()
-        if attachment is not None:
-            attachment.count(_core.COUNT_FAIL_OPEN, 1)
+        if attachment is None:
+            return
+        attachment.count(_core.COUNT_FAIL_OPEN, 1)
+        for ticket in self._unsent_tickets:
+            attachment.cancel_ticket(ticket)
+        self._unsent_tickets.clear()
+        attachment.end_step()
+        self._ledger.flush(attachment, self._clock())
 
     def close(self) -> None:
         self._link.close()

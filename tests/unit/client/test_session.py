@@ -152,6 +152,7 @@ def test_failed_load_denies_the_request_until_it_ends(side: Side) -> None:
 def test_reset_forgets_what_was_stored_and_what_is_under_way(side: Side) -> None:
     side.store("a", range(2))
     taken = side.pod.until("leases", lambda: side.session.offer_store("b", side.offers(range(2, 4))))
+    side.session.sent()
     side.session.reset()
     side.session.stored([offer.key for offer, _slot in taken], failed=False)
     side.session.abandon([(offer.group, slot) for offer, slot in taken])
@@ -180,3 +181,51 @@ def test_request_without_any_slot_offers_again_and_gives_up_in_the_end(side: Sid
     assert side.session.offer_store("b", side.offers(range(500, 502))) is None
     side.clock.now += STARVED_SECONDS
     assert side.session.offer_store("b", side.offers(range(500, 502))) == []
+
+
+def test_giving_up_keeps_no_pin_that_no_rank_knows_of(side: Side) -> None:
+    side.store("a", N)
+    side.demote(range(2, 4))
+    assert side.resolve("waiting", N) is Verdict.WAIT
+    side.resolve("claiming", range(2))
+    assert side.session.claim("claiming", [key_of(number) for number in range(2)], 512) is not None
+    assert side.attachment().open_tickets() == 2
+
+    side.session.give_up()
+    side.pod.until("the release", lambda: side.attachment().open_tickets() == 0)
+    assert side.counter("fail_open") == 1
+    # No step is open either, or nothing could be recycled any more.
+    assert side.pod.plane.evict_dram([side.pod.key16(0)]) == 1
+    side.pod.until("recycling", lambda: side.pod.plane.stats()["recycling_slots"] == 0)
+
+
+def test_giving_up_leaves_a_claim_to_the_ranks_that_were_told_of_it(side: Side) -> None:
+    side.store("a", N)
+    side.resolve("b", N)
+    claim = side.session.claim("b", [key_of(number) for number in N], 1024)
+    side.session.sent()
+    side.session.give_up()
+    for _ in range(5):
+        side.pod.turn()
+    assert side.attachment().open_tickets() == 1
+    assert claim is not None
+    side.rank.ack(claim[0][0])
+    side.pod.until("the release", lambda: side.attachment().open_tickets() == 0)
+
+
+def leased(side: Side) -> int:
+    """Slots that the engine has, without those that wait for it to take them."""
+    return int(side.pod.plane.stats()["leases_out"]) - side.attachment().granted(0)
+
+
+def test_giving_up_returns_leases_but_not_those_that_ranks_may_write_to(side: Side) -> None:
+    sent = side.pod.until("leases", lambda: side.session.offer_store("a", side.offers(range(2))))
+    side.session.sent()
+    side.pod.until("more leases", lambda: side.session.offer_store("b", side.offers(range(2, 4))))
+    side.pod.until("the leases to be known", lambda: leased(side) == 4)
+
+    side.session.give_up()
+    side.pod.until("what was not sent to come back", lambda: leased(side) == 2)
+    side.session.abandon([(offer.group, slot) for offer, slot in sent])
+    side.pod.until("the rest to come back", lambda: leased(side) == 0)
+    assert side.states(N) == bytes([_core.MISS]) * 4

@@ -1,21 +1,19 @@
-"""Copy runs of bytes between KV tensors and the arena: by the CPU, or by a GPU's copy engine on a stream of its own."""
+"""Copy runs of bytes between KV tensors and the arena: by the CPU, or by a GPU's copy engine on a stream of its own.
+
+torch is imported where a GPU is used, so that the account of a device's copies can be tested without either.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import time
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
-
-import torch
 
 from spillway.adapters.vllm.arena import Arena
 
 # One registration per GiB keeps the driver's page tables in steps; the size is arbitrary.
 REGISTER_BYTES: Final = 1 << 30
-# A copy on a GPU that takes longer than this is reported as failed.
-DEVICE_SECONDS: Final = 60.0
-_POLL_SECONDS: Final = 0.0002
 
 log = logging.getLogger("vllm.spillway")
 
@@ -28,6 +26,15 @@ class Run(NamedTuple):
     length_bytes: int
 
 
+class Copy(Protocol):
+    """A copy that was begun. `problem`: why the bytes it moved are not to be used, known for good once it is over."""
+
+    problem: str | None
+
+    def is_over(self) -> bool:
+        """Whether no byte of it moves any more. Never blocks and never raises; False for as long as that cannot be said."""
+
+
 class Copier(Protocol):
     def grow(self, arena: Arena, faulted_bytes: int) -> None:
         """The arena is backed by memory up to here."""
@@ -35,8 +42,8 @@ class Copier(Protocol):
     def fence(self) -> Any:
         """What the engine has queued until now; called on the engine's thread when a job is submitted."""
 
-    def copy(self, runs: list[Run], after: Any) -> None:
-        """Copy once `after` (a fence) is over; return when every byte is. Raises OSError when that cannot be said."""
+    def begin(self, runs: list[Run], after: Any) -> Copy:
+        """Copy once `after` (a fence) is over. What it raises, it raises before a byte can move."""
 
 
 def merge(runs: list[Run]) -> list[Run]:
@@ -51,6 +58,15 @@ def merge(runs: list[Run]) -> list[Run]:
     return merged
 
 
+class HostCopy:
+    """The CPU has copied."""
+
+    problem: str | None = None
+
+    def is_over(self) -> bool:
+        return True
+
+
 class HostCopier:
     """KV tensors in host memory."""
 
@@ -60,9 +76,45 @@ class HostCopier:
     def fence(self) -> None:
         return None
 
-    def copy(self, runs: list[Run], after: Any) -> None:
+    def begin(self, runs: list[Run], after: Any) -> HostCopy:
         for run in merge(runs):
             ctypes.memmove(run.target, run.source, run.length_bytes)
+        return HostCopy()
+
+
+class DeviceCopy:
+    """Over when the device says so of `event`, which lies behind the copy on its stream, and in no other case.
+
+    A driver that raises has not said it: it is asked again, and the copy counts as failed whatever it says later. Without an event (None)
+    nobody can say it any more, so the copy is never over.
+    """
+
+    def __init__(self, event: Any, problem: str | None = None) -> None:
+        self._event = event
+        self.problem = problem
+
+    def is_over(self) -> bool:
+        if self._event is None:
+            return False
+        try:
+            return bool(self._event.query())
+        except RuntimeError as error:
+            self.problem = self.problem or f"the driver does not say whether it is over: {error}"
+            return False
+
+
+def launch(enqueue: Callable[[], None], event: Any, stream: Any) -> DeviceCopy:
+    """Queue a copy and `event` behind it on `stream`. When queueing breaks off, the runs before may be under way all the same."""
+    problem: str | None = None
+    try:
+        enqueue()
+    except Exception as error:  # noqa: BLE001  what is queued already must be waited for, whatever went wrong after
+        problem = f"{type(error).__name__}: {error}"
+    try:
+        event.record(stream)
+    except RuntimeError as error:
+        return DeviceCopy(None, problem or str(error))
+    return DeviceCopy(event, problem)
 
 
 class CudaCopier:
@@ -72,9 +124,12 @@ class CudaCopier:
     those that may still use, or zero, the blocks of a load.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: Any) -> None:
+        import torch
+
+        self._cuda = torch.cuda
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = self._cuda.Stream(device)
         self._registered_bytes = 0
         self._refused = False
 
@@ -83,7 +138,7 @@ class CudaCopier:
         end = min(faulted_bytes, arena.size_bytes)
         while not self._refused and end - self._registered_bytes >= min(REGISTER_BYTES, arena.size_bytes):
             length = min(REGISTER_BYTES, end - self._registered_bytes)
-            code = torch.cuda.cudart().cudaHostRegister(arena.address + self._registered_bytes, length, 0)
+            code = self._cuda.cudart().cudaHostRegister(arena.address + self._registered_bytes, length, 0)
             if int(code) != 0:
                 log.warning("the driver refused to register the arena (code %s); copies stay pageable and slower", code)
                 self._refused = True
@@ -91,25 +146,22 @@ class CudaCopier:
             self._registered_bytes += length
 
     def fence(self) -> Any:
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(self._device))
+        event = self._cuda.Event()
+        event.record(self._cuda.current_stream(self._device))
         return event
 
-    def copy(self, runs: list[Run], after: Any) -> None:
+    def begin(self, runs: list[Run], after: Any) -> DeviceCopy:
+        import torch
         from vllm import _custom_ops as ops
 
-        merged = merge(runs)
-        columns = [torch.tensor(column, dtype=torch.int64) for column in zip(*merged, strict=True)]
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            self._stream.wait_event(after)
-            ops.swap_blocks_batch(columns[0], columns[1], columns[2])
-            done = torch.cuda.Event()
-            done.record(self._stream)
-        deadline = time.monotonic() + DEVICE_SECONDS
-        while not done.query():
-            if time.monotonic() > deadline:
-                raise OSError(f"a copy of {len(merged)} runs did not end in {DEVICE_SECONDS} s")
-            time.sleep(_POLL_SECONDS)
+        columns = [torch.tensor(column, dtype=torch.int64) for column in zip(*merge(runs), strict=True)]
+
+        def enqueue() -> None:
+            with self._cuda.device(self._device), self._cuda.stream(self._stream):
+                self._stream.wait_event(after)
+                ops.swap_blocks_batch(*columns)
+
+        return launch(enqueue, self._cuda.Event(), self._stream)
 
 
 def make_copier(tensor: Any) -> Copier:

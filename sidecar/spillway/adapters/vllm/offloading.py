@@ -1,12 +1,12 @@
 """Spillway's connector for vLLM 0.32: vLLM's offloading connector, with the session, the identity and failing open put in.
 
 Every hook that vLLM calls is guarded. The first failure makes this side of the connector inert for good: one log line, a counter, what
-is under way is reported as failed so that the engine recomputes it, and nothing is looked up or stored after.
+is under way is reported as failed so that the engine recomputes it, and nothing is looked up or stored after. A rank says so with
+each step's report, and the scheduler's side goes inert with it: a hit that one rank does not load is none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -14,20 +14,13 @@ from typing import Any, TypeVar
 from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1, KVConnectorRole
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics
-from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import (
-    build_offloading_config,
-    get_offloading_group_ids,
-)
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector import OffloadingConnector
-from vllm.v1.kv_offload.config import OffloadingConfig
 
-from spillway.adapters.vllm.chunking import block_bytes, decide_blocks_per_chunk, refuse_unsupported
 from spillway.adapters.vllm.fingerprint import RankFacts
-from spillway.adapters.vllm.plugin import INCARNATION
 from spillway.adapters.vllm.rank_side import RankSide
 from spillway.adapters.vllm.scheduler_side import SchedulerSide
+from spillway.adapters.vllm.setup import make_setup
 from spillway.adapters.vllm.slots import SpillwayMetadata, SpillwayWorkerMetadata
-from spillway.client import read_settings
 
 log = logging.getLogger("vllm.spillway")
 Answer = TypeVar("Answer")
@@ -40,28 +33,8 @@ class _NoMetrics(KVConnectorPromMetrics):
         pass
 
 
-def prepare_config(vllm_config: Any, kv_cache_config: Any) -> OffloadingConfig:
-    """Decide the chunk size and translate vLLM's configuration. Raises Unsupported."""
-    refuse_unsupported(vllm_config, kv_cache_config)
-    extra = vllm_config.kv_transfer_config.kv_connector_extra_config
-    tokens = [
-        kv_cache_config.kv_cache_groups[group_id].kv_cache_spec.block_size
-        for group_id in get_offloading_group_ids(kv_cache_config)
-    ]
-    # Ranks of an MLA model hold the same bytes and share one slice.
-    ranks = 1 if vllm_config.model_config.use_mla else vllm_config.parallel_config.world_size
-    extra["blocks_per_chunk"] = decide_blocks_per_chunk(block_bytes(kv_cache_config), tokens, ranks)
-    return build_offloading_config(vllm_config, kv_cache_config)
-
-
-def incarnation_of(vllm_config: Any) -> bytes:
-    """16 bytes that this engine's processes share and no other engine has: data-parallel replicas share a configuration."""
-    seed = vllm_config.kv_transfer_config.kv_connector_extra_config[INCARNATION]
-    return hashlib.sha256(f"{seed} {vllm_config.parallel_config.data_parallel_index}".encode()).digest()[:16]
-
-
 class SpillwayConnector(OffloadingConnector):
-    """One object per role; `_scheduler_side` or `_rank_side` is set while it is not inert."""
+    """One object per role; `_scheduler_side` or `_rank_side` is set, unless it could not even be made."""
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         KVConnectorBase_V1.__init__(self, vllm_config, role, kv_cache_config)
@@ -75,14 +48,12 @@ class SpillwayConnector(OffloadingConnector):
         self._guard(None, self._set_up, role)
 
     def _set_up(self, role: KVConnectorRole) -> None:
-        settings = read_settings()
-        config = prepare_config(self._vllm_config, self._kv_cache_config)
-        parts = (settings, config, incarnation_of(self._vllm_config), self._vllm_config, self._kv_cache_config)
+        setup = make_setup(self._vllm_config, self._kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler_side = SchedulerSide(*parts)
+            self._scheduler_side = SchedulerSide(setup)
             self.connector_scheduler = self._scheduler_side.scheduler
         else:
-            self._rank_side = RankSide(*parts)
+            self._rank_side = RankSide(setup)
             self.connector_worker = self._rank_side.rank
 
     def _guard(self, default: Answer, hook: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
@@ -91,20 +62,33 @@ class SpillwayConnector(OffloadingConnector):
             return default
         try:
             return hook(*args, **kwargs)
-        except Exception as error:  # the engine's edge: Spillway goes away, the engine stays
-            self._problem = f"{type(error).__name__}: {error}"
-            log.warning("Spillway stays off: %s", self._problem, exc_info=log.isEnabledFor(logging.DEBUG))
-            self._fail_open()
+        except Exception as error:  # noqa: BLE001  the engine's edge: Spillway goes away, the engine stays
+            self._go_inert(f"{type(error).__name__}: {error}", error)
             return default
 
-    def _fail_open(self) -> None:
+    def _always(self, hook: Callable[..., None], *args: Any) -> None:
+        """Call what an inert side owes too: the end of what is under way."""
         try:
-            if self._scheduler_side is not None:
-                self._abandoned |= self._scheduler_side.give_up()
-            if self._rank_side is not None:
-                self._rank_side.give_up()
+            hook(*args)
         except Exception as error:  # noqa: BLE001  as above
-            log.warning("Spillway could not give up cleanly: %s: %s", type(error).__name__, error)
+            self._go_inert(f"{type(error).__name__}: {error}", error)
+
+    def _go_inert(self, problem: str, error: Exception | None = None) -> None:
+        if self._problem is not None:
+            log.warning("Spillway could not give up cleanly: %s", problem)
+            return
+        self._problem = problem
+        where = "" if self._rank_side is None else f" on rank {self._vllm_config.parallel_config.rank}"
+        log.warning(
+            "Spillway stays off%s: %s", where, problem, exc_info=error if log.isEnabledFor(logging.DEBUG) else None
+        )
+        self._always(self._give_up, problem)
+
+    def _give_up(self, problem: str) -> None:
+        if self._scheduler_side is not None:
+            self._abandoned |= self._scheduler_side.give_up()
+        if self._rank_side is not None:
+            self._rank_side.give_up(problem)
 
     # The scheduler's hooks
 
@@ -157,12 +141,18 @@ class SpillwayConnector(OffloadingConnector):
         return bool(self._abandoned) or self._guard(False, super().has_pending_push_work)
 
     def update_connector_output(self, connector_output: Any) -> None:
-        self._guard(None, self._update_output, connector_output)
+        if self._problem is None:
+            self._guard(None, self._update_output, connector_output)
+        elif self._scheduler_side is not None:
+            self._always(self._scheduler_side.settle, connector_output)
 
     def _update_output(self, connector_output: Any) -> None:
         assert self._scheduler_side is not None
         self._scheduler_side.before_completion(connector_output)
         super().update_connector_output(connector_output)
+        inert: dict[int, str] = getattr(connector_output.kv_connector_worker_meta, "inert", {})
+        if inert:
+            self._go_inert("; ".join(f"rank {rank}: {problem}" for rank, problem in sorted(inert.items())))
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         return self._guard((False, None), super().request_finished, request, block_ids)
@@ -197,12 +187,12 @@ class SpillwayConnector(OffloadingConnector):
 
     def handle_preemptions(self, kv_connector_metadata: Any) -> None:
         if self._rank_side is not None:
-            self._rank_side.reports.expect(kv_connector_metadata)
+            self._always(self._rank_side.reports.expect, kv_connector_metadata)
         self._guard(None, super().handle_preemptions, kv_connector_metadata)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._rank_side is not None:
-            self._rank_side.reports.expect(self._connector_metadata)
+            self._always(self._rank_side.reports.expect, self._connector_metadata)
         self._guard(None, super().start_load_kv, forward_context, **kwargs)
 
     def wait_for_save(self) -> None:
@@ -214,7 +204,7 @@ class SpillwayConnector(OffloadingConnector):
             return KVConnectorTransferResults()
         self._guard(None, side.rank.collect)
         if self._problem is not None:
-            side.reports.fail(side.reports.open_jobs())
+            self._always(side.settle)
         return side.reports.take_results()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str], set[str]]:

@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vllm.v1.kv_offload.base import CanonicalKVCaches
-from vllm.v1.kv_offload.config import OffloadingConfig
 
 from spillway.adapters.vllm.fingerprint import RankFacts, observe_rank
 from spillway.adapters.vllm.ranks import JobReports, SpillwayRank
+from spillway.adapters.vllm.setup import Setup
 from spillway.adapters.vllm.spec import SpillwaySpec
 from spillway.adapters.vllm.worker import SpillwayWorker, slice_bytes
-from spillway.client import ClientSettings, RankLink
+from spillway.client import RankLink
 
 
 class RankSide:
     """Made before the KV cache is; the worker comes with `register_kv_caches`."""
 
-    def __init__(
-        self,
-        settings: ClientSettings,
-        config: OffloadingConfig,
-        incarnation: bytes,
-        vllm_config: Any,
-        kv_cache_config: Any,
-    ) -> None:
-        self._settings = settings
-        self._config = config
-        self._incarnation = incarnation
-        self._vllm_config = vllm_config
-        self._kv_cache_config = kv_cache_config
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._rank_number = setup.config.parallel.rank
+        self._link: RankLink | None = None
         self._facts: RankFacts | None = None
-        self.reports = JobReports()
-        spec = SpillwaySpec(config, make_worker=self._make_worker)
-        self.rank = SpillwayRank(spec, vllm_config, kv_cache_config, self.reports)
+        self.reports = JobReports(self._rank_number, self._ack)
+        spec = SpillwaySpec(setup.config, make_worker=self._make_worker)
+        self.rank = SpillwayRank(spec, setup.vllm_config, setup.kv_cache_config, self.reports)
 
     def _make_worker(self, kv_caches: CanonicalKVCaches) -> SpillwayWorker:
-        rank, per_chunk = self._config.parallel.rank, self._config.cache.blocks_per_chunk
+        setup, rank = self._setup, self._rank_number
+        per_chunk = setup.config.cache.blocks_per_chunk
         sizes = slice_bytes(kv_caches, per_chunk)
         self._facts = observe_rank(
-            self._vllm_config,
-            self._kv_cache_config,
+            setup.vllm_config,
+            setup.kv_cache_config,
             rank=rank,
             device=kv_caches.tensors[0].tensor.device.type,
             blocks_per_chunk=per_chunk,
             slice_bytes=sizes,
         )
-        shared = self._config.replicated_layout
+        shared = setup.config.replicated_layout
         declared = [0] * len(sizes) if shared and rank else sizes
-        link = RankLink(self._settings.root, self._incarnation, self._config.parallel.world_size, rank, declared)
-        worker = SpillwayWorker(link, kv_caches, per_chunk, source_rank=0 if shared else rank)
-        link.poll()
-        if link.problem is not None:
-            self._facts.problem = link.problem
+        self._link = RankLink(setup.settings.root, setup.incarnation, setup.config.parallel.world_size, rank, declared)
+        worker = SpillwayWorker(self._link, kv_caches, per_chunk, source_rank=0 if shared else rank)
+        self._link.poll()
+        if self._link.problem is not None:
+            self._facts.problem = self._link.problem
         return worker
+
+    def _ack(self, ticket: int) -> None:
+        if self._link is not None:
+            self._link.ack(ticket)
 
     def facts(self) -> RankFacts | None:
         return self._facts
 
-    def give_up(self) -> None:
-        """Let running copies end, then report everything that is open as failed."""
-        jobs = self.reports.open_jobs()
-        self.rank.drain(jobs)
-        self.reports.fail(jobs)
+    def give_up(self, reason: str) -> None:
+        """Begin no copy any more, and tell the scheduler. Waits for nothing: `settle` reports what is over."""
+        self.reports.turn_inert(reason)
+        self.rank.cancel()
+
+    def settle(self) -> None:
+        """After `give_up`, at every step: fail every job, those that the scheduler still sends too, and keep no slot for them.
+
+        Only the one under way is left open until it is over (`copy_thread`); how it ended does not matter any more, as
+        nothing fences its blocks.
+        """
+        self.reports.fail_all_but(self.rank.running())

@@ -6,56 +6,74 @@ names its job, which is not published.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.worker import OffloadingConnectorWorker
 
-from spillway.adapters.vllm.slots import SpillwayMetadata, SpillwayWorkerMetadata
+from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata, SpillwayWorkerMetadata
+
+
+class _Owed(NamedTuple):
+    """An open job. request_id: who waits for it (loads); tickets: what keeps its slots from being recycled."""
+
+    request_id: str | None
+    tickets: tuple[int, ...] = ()
 
 
 class JobReports:
-    """What a rank owes the scheduler: every job it was given is completed exactly once, well or badly."""
+    """What a rank owes: every job it was given is completed exactly once, well or badly, and its tickets acknowledged with that.
 
-    def __init__(self) -> None:
-        self._open: dict[int, str | None] = {}  # job -> the request that waits for it (loads)
+    That is the only place where a ticket is acknowledged, so a job must not be completed while bytes of it may move.
+    """
+
+    def __init__(self, rank: int, ack: Callable[[int], None]) -> None:
+        self._rank = rank
+        self._ack = ack
+        self._open: dict[int, _Owed] = {}
         self._newest: OffloadingConnectorMetadata | None = None
         self._results = KVConnectorTransferResults()
         self._meta = SpillwayWorkerMetadata()
+        self._inert: str | None = None
 
     def expect(self, metadata: OffloadingConnectorMetadata) -> None:
         """Take note of a step's jobs; the first hook that sees the metadata counts, because vLLM takes jobs out of it later."""
         if metadata is self._newest:
             return
         self._newest = metadata
-        self._open.update({job_id: job.req_id for job_id, job in metadata.load_jobs.items()})
-        self._open.update(dict.fromkeys(metadata.store_jobs))
+        for job_id, job in metadata.load_jobs.items():
+            self._open[job_id] = _Owed(job.req_id, job.src_spec.tickets if isinstance(job.src_spec, SlotSpec) else ())
+        self._open.update(dict.fromkeys(metadata.store_jobs, _Owed(None)))
         if isinstance(metadata, SpillwayMetadata) and metadata.abandoned:
             self._results.finished_recving |= metadata.abandoned
             self._results.failed_recving |= metadata.abandoned
 
-    def open_jobs(self) -> set[int]:
-        return set(self._open)
-
     def complete(self, job_id: int, *, success: bool, size_bytes: int = 0, seconds: float = 0.0) -> None:
-        if job_id not in self._open:
+        owed = self._open.pop(job_id, None)
+        if owed is None:
             return
-        request_id = self._open.pop(job_id)
         self._meta.mark_completed(job_id)
         if not success:
             self._meta.failed_jobs.add(job_id)
         elif size_bytes:
             stats = self._meta.transfer_stats
-            (stats.store if request_id is None else stats.load).record(size_bytes, seconds)
-        if request_id is not None:
-            self._results.finished_recving.add(request_id)
+            (stats.store if owed.request_id is None else stats.load).record(size_bytes, seconds)
+        if owed.request_id is not None:
+            self._results.finished_recving.add(owed.request_id)
             if not success:
-                self._results.failed_recving.add(request_id)
+                self._results.failed_recving.add(owed.request_id)
+        for ticket in owed.tickets:
+            self._ack(ticket)
 
-    def fail(self, job_ids: Iterable[int]) -> None:
-        for job_id in job_ids:
+    def turn_inert(self, reason: str) -> None:
+        """Tell the scheduler from now on, so that it gives this rank nothing any more."""
+        self._inert = reason
+
+    def fail_all_but(self, running: Iterable[int]) -> None:
+        """Complete badly what is open, but for jobs of which bytes may be moving."""
+        for job_id in self._open.keys() - set(running):
             self.complete(job_id, success=False)
 
     def take_results(self) -> KVConnectorTransferResults:
@@ -63,7 +81,9 @@ class JobReports:
         return results
 
     def take_meta(self) -> SpillwayWorkerMetadata | None:
-        if not self._meta.completed_jobs:
+        if self._inert is not None:
+            self._meta.inert[self._rank] = self._inert
+        elif not self._meta.completed_jobs:
             return None
         meta, self._meta = self._meta, SpillwayWorkerMetadata()
         return meta
@@ -92,8 +112,12 @@ class SpillwayRank(OffloadingConnectorWorker):
                 seconds=result.transfer_time or 0.0,
             )
 
-    def drain(self, job_ids: set[int]) -> None:
-        """Wait until no copy of these jobs runs any more."""
+    def cancel(self) -> None:
+        """Begin no copy any more."""
         self._unsubmitted_store_jobs.clear()
         if self.worker is not None:
-            self.worker.wait(job_ids)
+            self.worker.cancel()
+
+    def running(self) -> set[int]:
+        """The jobs of which bytes may be moving."""
+        return self.worker.running() if self.worker is not None else set()

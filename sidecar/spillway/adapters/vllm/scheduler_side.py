@@ -14,13 +14,13 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import OffloadingConnectorScheduler
-from vllm.v1.kv_offload.config import OffloadingConfig
 
 from spillway.adapters.vllm.fingerprint import RankFacts, describe, seal
 from spillway.adapters.vllm.manager import SpillwayManager
+from spillway.adapters.vllm.setup import Setup
 from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata
 from spillway.adapters.vllm.spec import SpillwaySpec
-from spillway.client import ClientSettings, Gate, Group, IdentityUnknown, Link, Session, Verdict
+from spillway.client import Gate, Group, IdentityUnknown, Link, Session, Verdict
 
 log = logging.getLogger("vllm.spillway")
 
@@ -46,27 +46,18 @@ class _Job:
 class SchedulerSide:
     """`scheduler` is vLLM's; everything else decides what it gets to see."""
 
-    def __init__(
-        self,
-        settings: ClientSettings,
-        config: OffloadingConfig,
-        incarnation: bytes,
-        vllm_config: Any,
-        kv_cache_config: Any,
-    ) -> None:
-        self._settings = settings
-        self._config = config
-        self._vllm_config = vllm_config
-        self._kv_cache_config = kv_cache_config
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        config = setup.config
         self._ranks = config.parallel.world_size
         groups = tuple(group.group_id for group in config.groups)
         tokens = tuple(group.tokens_per_block * config.cache.blocks_per_chunk for group in config.groups)
-        self.link = Link(settings.root, incarnation, self._ranks, len(groups))
-        self.gate = Gate(vllm_config.scheduler_config.max_num_batched_tokens)
-        self.session = Session(self.link, self.gate, settings.io_deadline_seconds)
+        self.link = Link(setup.settings.root, setup.incarnation, self._ranks, len(groups))
+        self.gate = Gate(setup.vllm_config.scheduler_config.max_num_batched_tokens)
+        self.session = Session(self.link, self.gate, setup.settings.io_deadline_seconds)
         self._manager = SpillwayManager(self.session, groups, tokens)
         self.scheduler = OffloadingConnectorScheduler(
-            SpillwaySpec(config, manager=self._manager), vllm_config, kv_cache_config
+            SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config
         )
         logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_Quiet())
         self._jobs: dict[int, _Job] = {}
@@ -82,7 +73,7 @@ class SchedulerSide:
     def learn_ranks(self, facts: list[RankFacts]) -> None:
         """All ranks have spoken: describe the engine, off the engine's loop, because weights are read for it."""
         problems = [f"rank {fact.rank}: {fact.problem}" for fact in facts if fact.problem is not None]
-        per_chunk = self._config.cache.blocks_per_chunk
+        per_chunk = self._setup.config.cache.blocks_per_chunk
         problems += [
             f"rank {fact.rank}: {fact.blocks_per_chunk} blocks per chunk, the scheduler has {per_chunk}"
             for fact in facts
@@ -98,11 +89,11 @@ class SchedulerSide:
     def _describe(self, facts: list[RankFacts]) -> None:
         try:
             self._description = describe(
-                self._vllm_config,
-                self._kv_cache_config,
+                self._setup.vllm_config,
+                self._setup.kv_cache_config,
                 facts,
-                blocks_per_chunk=self._config.cache.blocks_per_chunk,
-                cache_epoch=self._settings.cache_epoch,
+                blocks_per_chunk=self._setup.config.cache.blocks_per_chunk,
+                cache_epoch=self._setup.settings.cache_epoch,
             )
         except IdentityUnknown as error:
             self._stay_cold(str(error))
@@ -157,15 +148,19 @@ class SchedulerSide:
     def sent(self, meta: OffloadingConnectorMetadata, scheduler_output: Any) -> SpillwayMetadata:
         """Take account of the jobs that go to the ranks with this step."""
         now = time.monotonic()
-        for jobs, store in ((meta.load_jobs, False), (meta.store_jobs, True)):
-            for job_id, job in jobs.items():
-                spec = job.dst_spec if store else job.src_spec
+        jobs: dict[int, _Job] = {}
+        for transfers, store in ((meta.load_jobs, False), (meta.store_jobs, True)):
+            for job_id, transfer in transfers.items():
+                spec = transfer.dst_spec if store else transfer.src_spec
                 assert isinstance(spec, SlotSpec)
                 places = [(group, slot) for group, slots in enumerate(spec.slots) for slot in slots]
                 keys = self.scheduler._jobs[job_id].keys
-                self._jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
+                jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
         self._observe_step(scheduler_output)
+        # From here on nothing fails: what counts as sent reaches the ranks.
+        self._jobs.update(jobs)
         self._unsent_loads = set()
+        self.session.sent()
         return SpillwayMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush)
 
     def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
@@ -192,11 +187,21 @@ class SchedulerSide:
         """What the ranks report, before vLLM acts on it: failures first, and what vLLM has forgotten."""
         for request_id in output.failed_recving or ():
             self.session.deny(request_id)
+        for job_id, job in self._ended(output):
+            if not job.store:
+                if not job.failed:
+                    self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
+            elif job_id not in self.scheduler._jobs:
+                self.session.abandon(job.places)
+            elif job.failed:
+                self.session.stored(job.keys, failed=True)
+
+    def _ended(self, output: Any) -> list[tuple[int, _Job]]:
+        """The jobs that the last rank has reported now."""
         meta = output.kv_connector_worker_meta
-        if meta is None:
-            return
         failed_jobs: set[int] = getattr(meta, "failed_jobs", set())
-        for job_id, count in meta.completed_jobs.items():
+        ended: list[tuple[int, _Job]] = []
+        for job_id, count in meta.completed_jobs.items() if meta is not None else ():
             job = self._jobs.get(job_id)
             if job is None:
                 continue
@@ -204,19 +209,14 @@ class SchedulerSide:
             job.failed |= job_id in failed_jobs
             if job.ranks_left <= 0:
                 del self._jobs[job_id]
-                self._completed(job_id, job)
-
-    def _completed(self, job_id: int, job: _Job) -> None:
-        if not job.store:
-            if not job.failed:
-                self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
-        elif job_id not in self.scheduler._jobs:
-            self.session.abandon(job.places)
-        elif job.failed:
-            self.session.stored(job.keys, failed=True)
+                ended.append((job_id, job))
+        return ended
 
     def give_up(self) -> set[str]:
-        """After a failure: end the step, count, and name the requests whose load never reached the ranks."""
-        self.session.count_fail_open()
-        self.session.step_ended()
+        """After a failure: let go of everything that no rank has heard of, and name the requests whose load is among it."""
+        self.session.give_up()
         return self._unsent_loads | {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
+
+    def settle(self, output: Any) -> None:
+        """After `give_up`: slots of stores come back as the ranks end them. vLLM fences their blocks no more, so none is published."""
+        self.session.abandon([place for _job_id, job in self._ended(output) if job.store for place in job.places])

@@ -32,11 +32,17 @@ class SpillwayMetadata(OffloadingConnectorMetadata):
 
 @dataclass
 class SpillwayWorkerMetadata(OffloadingWorkerMetadata):
-    """`failed_jobs`: completed jobs whose copies did not succeed on some rank."""
+    """`failed_jobs`: completed jobs whose copies did not succeed on some rank.
+
+    `inert`: the ranks that copy nothing any more, each with its reason. They say so at every step, until the engine ends."""
 
     failed_jobs: set[int] = field(default_factory=set)
+    inert: dict[int, str] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> SpillwayWorkerMetadata:
         merged = super().aggregate(other)
         failed: set[int] = getattr(other, "failed_jobs", set())
-        return SpillwayWorkerMetadata(merged.completed_jobs, merged.transfer_stats, self.failed_jobs | failed)
+        inert: dict[int, str] = getattr(other, "inert", {})
+        return SpillwayWorkerMetadata(
+            merged.completed_jobs, merged.transfer_stats, self.failed_jobs | failed, {**self.inert, **inert}
+        )

@@ -2,43 +2,35 @@
 
 Within a rank's slice of a chunk all blocks of one tensor lie together, tensor after tensor, so that consecutive blocks are one copy.
 Blocks are opaque: on CPUs their inside depends on the instruction set. A job that cannot be done is reported as
-failed, never raised and never left without an answer.
+failed, never raised; none is reported while bytes of it may move (`copy_thread`).
 """
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from vllm.v1.kv_offload.base import CanonicalKVCaches, GPULoadStoreSpec, LoadStoreSpec, OffloadingWorker, TransferResult
 
 from spillway.adapters.vllm.arena import HEADER_BYTES, Arena
-from spillway.adapters.vllm.copier import Run, make_copier
+from spillway.adapters.vllm.copier import HostCopy, Run, make_copier
+from spillway.adapters.vllm.copy_thread import Begun, CopyThread
 from spillway.adapters.vllm.slots import SlotSpec
 from spillway.client.link import GroupGeometry, RankLink
 
-# A job that has not even begun after this is taken back and reported as failed.
-QUEUED_SECONDS: Final = 60.0
-_LIVENESS_SECONDS: Final = 1.0
+# How long a copy under way may go on when the engine shuts down.
+SHUTDOWN_SECONDS: Final = 10.0
 
 log = logging.getLogger("vllm.spillway")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
-    job_id: int
     blocks: GPULoadStoreSpec
     spec: LoadStoreSpec
     store: bool
-    submitted: float
-    fence: Any = None
-    begun: bool = False
-    cancelled: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    fence: Any
 
 
 def slice_bytes(kv_caches: CanonicalKVCaches, blocks_per_chunk: int) -> list[int]:
@@ -56,86 +48,49 @@ class SpillwayWorker(OffloadingWorker):
         self._source_rank = source_rank
         self._copier = make_copier(kv_caches.tensors[0].tensor)
         self._arena: Arena | None = None
-        self._lock = threading.Lock()
-        self._jobs: dict[int, _Job] = {}
-        self._finished: list[TransferResult] = []
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, name="spillway-copy", daemon=True)
-        self._thread.start()
+        self._copies = CopyThread()
 
     def submit_store(self, job_id: int, src_spec: GPULoadStoreSpec, dst_spec: LoadStoreSpec) -> bool:
-        return self._submit(_Job(job_id, src_spec, dst_spec, store=True, submitted=time.monotonic()))
+        return self._submit(job_id, _Job(src_spec, dst_spec, True, self._copier.fence()))
 
     def submit_load(self, job_id: int, src_spec: LoadStoreSpec, dst_spec: GPULoadStoreSpec) -> bool:
-        return self._submit(_Job(job_id, dst_spec, src_spec, store=False, submitted=time.monotonic()))
+        return self._submit(job_id, _Job(dst_spec, src_spec, False, self._copier.fence()))
 
-    def _submit(self, job: _Job) -> bool:
-        job.fence = self._copier.fence()
-        with self._lock:
-            self._jobs[job.job_id] = job
-        self._queue.put(job)
+    def _submit(self, job_id: int, job: _Job) -> bool:
+        self._copies.submit(job_id, lambda: self._begin(job))
         return True
 
     def get_finished(self) -> list[TransferResult]:
+        """The jobs that are over. Raises StuckCopy."""
         self._link.poll()
-        self._take_back()
-        with self._lock:
-            finished, self._finished = self._finished, []
-        return finished
+        return [
+            TransferResult(over.job_id, False)
+            if over.size_bytes is None
+            else TransferResult(over.job_id, True, over.size_bytes, over.seconds)
+            for over in self._copies.take_over()
+        ]
 
     def wait(self, job_ids: set[int]) -> None:
-        for job_id in job_ids:
-            job = self._jobs.get(job_id)
-            while job is not None and not job.done.wait(_LIVENESS_SECONDS):
-                self._take_back()
+        """vLLM is about to reuse blocks that these jobs copy, and goes on when they are over. Raises StuckCopy."""
+        self._copies.wait(job_ids)
+
+    def cancel(self) -> None:
+        """Begin no copy any more."""
+        self._copies.cancel()
+
+    def running(self) -> set[int]:
+        """The jobs of which bytes may be moving."""
+        return self._copies.running()
 
     def shutdown(self) -> None:
-        self._queue.put(None)
-        self._thread.join(timeout=QUEUED_SECONDS)
-        self._link.close()
+        """The link is what keeps this engine's slots from being recycled, so it outlives every copy."""
+        if self._copies.stop(SHUTDOWN_SECONDS):
+            self._link.close()
+        else:
+            log.warning("a copy has not ended; the arena's slots stay taken until this process does")
 
-    def _take_back(self) -> None:
-        """Fail what nobody works on: jobs queued too long, or all of them when the thread is gone."""
-        alive, now = self._thread.is_alive(), time.monotonic()
-        with self._lock:
-            stuck = [
-                job
-                for job in self._jobs.values()
-                if not alive or (not job.begun and now - job.submitted > QUEUED_SECONDS)
-            ]
-            for job in stuck:
-                job.cancelled = True
-        for job in stuck:
-            self._report(job, None)
-
-    def _loop(self) -> None:
-        while (job := self._queue.get()) is not None:
-            with self._lock:
-                if job.cancelled:
-                    continue
-                job.begun = True
-            started = time.monotonic()
-            try:
-                copied = self._copy(job)
-            except Exception as error:  # noqa: BLE001  the engine's edge: the job fails, the engine recomputes
-                log.warning("a copy failed: %s: %s", type(error).__name__, error)
-                copied = None
-            self._report(job, copied, time.monotonic() - started)
-
-    def _report(self, job: _Job, copied_bytes: int | None, seconds: float = 0.0) -> None:
-        for ticket in job.spec.tickets if isinstance(job.spec, SlotSpec) else ():
-            self._link.ack(ticket)
-        with self._lock:
-            if self._jobs.pop(job.job_id, None) is None:
-                return
-            failed = copied_bytes is None
-            self._finished.append(
-                TransferResult(job.job_id, not failed, None if failed else copied_bytes, None if failed else seconds)
-            )
-        job.done.set()
-
-    def _copy(self, job: _Job) -> int:
-        """Copy a whole job; its payload bytes. Raises ValueError or OSError."""
+    def _begin(self, job: _Job) -> Begun:
+        """Begin the copy of a whole job. Raises ValueError or OSError before a byte can move."""
         spec, geometry = job.spec, self._link.geometry
         if not isinstance(spec, SlotSpec) or spec.lost:
             raise ValueError("the chunks were evicted before they could be pinned")
@@ -152,9 +107,8 @@ class SpillwayWorker(OffloadingWorker):
                     group, blocks, index % self._blocks_per_chunk, spec.slots[group], arena, store=job.store
                 )
             )
-        if runs:
-            self._copier.copy(runs, job.fence)
-        return sum(run.length_bytes for run in runs)
+        copy = self._copier.begin(runs, job.fence) if runs else HostCopy()
+        return Begun(copy, sum(run.length_bytes for run in runs))
 
     def _mapped(self) -> Arena:
         attachment = self._link.map()
