@@ -3,10 +3,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CACHE ?= $(or $(SPILLWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spillway)
 export SPILLWAY_CACHE := $(CACHE)
+# Where setup puts what a machine lacks; a shell that was open before does not look there.
+export PATH := $(HOME)/.local/bin:$(HOME)/.cargo/bin:$(PATH)
 # Without this an interrupted `make` may leave a half-written wheel that looks newer than its sources.
 .DELETE_ON_ERROR:
-UV := uv run --no-sync
-PY := $(UV) python
+RUN := uv run --no-sync
+PY := $(RUN) python
 PARTS ?=
 
 .PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e bench images cluster-up cluster-down demo demo-down

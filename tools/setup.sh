@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 UV_VERSION=0.9
 GO_VERSION=1.26.6
-RUST_MINIMUM=1.85
+RUST_MINIMUM=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' sidecar/core/Cargo.toml)
 CACHE=${SPILLWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spillway}
 STAMP=build/setup.stamp
 export PATH="$HOME/.local/bin:$HOME/.cargo/bin:$CACHE/go/bin:$PATH"
@@ -34,7 +34,7 @@ fi
 
 if ! command -v uv >/dev/null; then
   say "installing uv from PyPI into $CACHE/uv"
-  if ! python3 -m venv "$CACHE/uv" 2>/dev/null; then
+  if ! python3 -m venv "$CACHE/uv" >/dev/null 2>&1; then
     say "installing Debian package: python3-venv"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
@@ -48,9 +48,9 @@ seen=$(rustc --version 2>/dev/null | awk '{print $2}') || true
 if [ -z "$seen" ] || ! at_least "$RUST_MINIMUM" "$seen"; then
   say "Rust ${seen:-is absent; $RUST_MINIMUM} or newer is needed; installing it with rustup for this user"
   if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs 2>/dev/null | sh -s -- -y --profile minimal -c clippy -c rustfmt --no-modify-path; then
-    say "rustup cannot be reached; trying Debian's newer compiler (rustc-web, cargo-web; without clippy, so \`make lint\` stays incomplete)"
+    say "rustup cannot be reached; installing Debian's newer compiler: rustc-web cargo-web rustfmt-web rust-web-clippy"
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustc-web cargo-web >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustc-web cargo-web rustfmt-web rust-web-clippy >/dev/null
   fi
 fi
 
