@@ -57,12 +57,12 @@ class NamedContext:
     def is_up(self) -> bool:
         if not self.kubeconfig().exists():
             return False
+        kubectl = binaries.KUBECTL.path(self._settings)
         try:
-            return (
-                run("kubectl", "--kubeconfig", self.kubeconfig(), "get", "--raw", "/readyz", timeout_seconds=10) == "ok"
-            )
-        except CommandError:
+            ready = run(kubectl, "--kubeconfig", self.kubeconfig(), "get", "--raw", "/readyz", timeout_seconds=10)
+        except (CommandError, FileNotFoundError):
             return False
+        return ready == "ok"
 
     def up(self) -> None:
         binaries.ensure(self._settings, binaries.CLIENTS)

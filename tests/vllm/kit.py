@@ -172,6 +172,8 @@ class Engine:
         self.log = log
         settings = {
             **pod.environment(),
+            # vLLM compiles its log probabilities with torch, which wants a C++ compiler and Python's headers.
+            "TORCHDYNAMO_DISABLE": "1",
             "PYTHONPATH": str(pod.client),
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
