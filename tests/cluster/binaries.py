@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.cluster.commands import ClusterError, run, succeeds
 from tests.cluster.progress import say, step
-from tests.cluster.settings import COREDNS_VERSION, HELM_VERSION, KUBERNETES_VERSION, PROJECT, Settings
+from tests.cluster.settings import COREDNS_VERSION, HELM_VERSION, KIND_VERSION, KUBERNETES_VERSION, PROJECT, Settings
 
 _MODULES: Final = PROJECT / "tests" / "cluster" / "go"
 _STAMP: Final = "k8s.io/component-base/version"
@@ -35,6 +35,7 @@ def _kubernetes(name: str) -> Program:
 
 KUBECTL: Final = _kubernetes("kubectl")
 HELM: Final = Program("helm", HELM_VERSION, "helm", "helm.sh/helm/v3/cmd/helm")
+KIND: Final = Program("kind", KIND_VERSION, "kind", "sigs.k8s.io/kind")
 COREDNS: Final = Program("coredns", COREDNS_VERSION, "coredns", ".")
 CLIENTS: Final = (KUBECTL, HELM)
 NODE: Final = (

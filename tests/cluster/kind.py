@@ -1,29 +1,39 @@
-"""A cluster of kind, where docker or podman runs."""
+"""A cluster of kind, where docker or podman runs. kind itself is compiled as the other tools are: its version decides the node image."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.cluster import binaries
 from tests.cluster.commands import CommandError, run
 from tests.cluster.load_record import LoadRecord
 from tests.cluster.progress import say, step
-from tests.cluster.settings import KUBERNETES_VERSION, Settings
+from tests.cluster.settings import Settings
 
 CLUSTER_NAME: Final = "spillway"
-_NODE_IMAGE: Final = f"kindest/node:v{KUBERNETES_VERSION}"
+# The end-to-end looks at a pool's files and damages them: the node has to see the folder that this machine sees.
+_SHARED_FOLDER: Final = "/var/lib/spillway-e2e"
 
 
-def load_into_kind(engine: str, cluster: str, image: str) -> None:
+def load_into_kind(settings: Settings, engine: str, cluster: str, image: str) -> None:
     """Bring an image of the container engine to kind's nodes."""
     archive = Path(os.environ.get("TMPDIR", "/tmp"), f"spillway-image-{os.getpid()}.tar")
     try:
         run(engine, "save", "-o", archive, image)
-        run("kind", "load", "image-archive", archive, "--name", cluster, environment=_environment(engine))
+        kind = binaries.tool(settings, binaries.KIND)
+        run(kind, "load", "image-archive", archive, "--name", cluster, environment=_environment(engine))
     finally:
         archive.unlink(missing_ok=True)
+
+
+def configuration() -> dict[str, Any]:
+    """One node that shares one folder with this machine."""
+    mount = {"hostPath": _SHARED_FOLDER, "containerPath": _SHARED_FOLDER}
+    node = {"role": "control-plane", "extraMounts": [mount]}
+    return {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": [node]}
 
 
 def _environment(engine: str) -> dict[str, str]:
@@ -53,7 +63,7 @@ class KindCluster:
         return self._record.read()
 
     def load(self, name: str, content_hash: str) -> None:
-        load_into_kind(self._engine, CLUSTER_NAME, name)
+        load_into_kind(self._settings, self._engine, CLUSTER_NAME, name)
         self._record.add(name, content_hash)
 
     def is_up(self) -> bool:
@@ -67,23 +77,24 @@ class KindCluster:
         return ready == "ok"
 
     def up(self) -> None:
-        binaries.ensure(self._settings, binaries.CLIENTS)
+        binaries.ensure(self._settings, (*binaries.CLIENTS, binaries.KIND))
         if self.is_up():
             say("the kind cluster is up")
             return
         self._record.clear()
         self.kubeconfig().parent.mkdir(parents=True, exist_ok=True)
-        with step(f"kind create cluster ({_NODE_IMAGE})"):
-            run(
-                "kind", "create", "cluster", "--name", CLUSTER_NAME, "--image", _NODE_IMAGE, "--wait", "180s",
-                "--kubeconfig", self.kubeconfig(), environment=_environment(self._engine),
+        with step("kind create cluster"):
+            self._kind(
+                "create", "cluster", "--name", CLUSTER_NAME, "--config", "-", "--wait", "180s",
+                "--kubeconfig", self.kubeconfig(), stdin=json.dumps(configuration()),
             )  # fmt: skip
 
     def down(self) -> None:
         with step("kind delete cluster"):
-            run(
-                "kind", "delete", "cluster", "--name", CLUSTER_NAME, "--kubeconfig", self.kubeconfig(),
-                environment=_environment(self._engine),
-            )  # fmt: skip
+            self._kind("delete", "cluster", "--name", CLUSTER_NAME, "--kubeconfig", self.kubeconfig())
         self._record.clear()
         self.kubeconfig().unlink(missing_ok=True)
+
+    def _kind(self, *arguments: str | Path, stdin: str | None = None) -> None:
+        kind = binaries.tool(self._settings, binaries.KIND)
+        run(kind, *arguments, environment=_environment(self._engine), stdin=stdin)

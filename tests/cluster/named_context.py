@@ -10,10 +10,11 @@ import yaml
 
 from tests.cluster import binaries
 from tests.cluster.commands import ClusterError, CommandError, run
+from tests.cluster.embedded import packages
 from tests.cluster.kind import load_into_kind
 from tests.cluster.load_record import LoadRecord
 from tests.cluster.progress import say
-from tests.cluster.provider import running_engine
+from tests.cluster.provider import become_root, running_engine
 from tests.cluster.settings import Settings
 
 
@@ -47,7 +48,7 @@ class NamedContext:
         if self._settings.registry:
             self._push(name)
         elif self._context.startswith("kind-"):
-            load_into_kind(self._engine, self._context.removeprefix("kind-"), name)
+            load_into_kind(self._settings, self._engine, self._context.removeprefix("kind-"), name)
         elif self._context.startswith("k3d-"):
             run("k3d", "image", "import", name, "-c", self._context.removeprefix("k3d-"))
         else:
@@ -65,6 +66,9 @@ class NamedContext:
         return ready == "ok"
 
     def up(self) -> None:
+        if self._engine == "buildah":
+            become_root()
+            packages.install_missing(packages.IMAGES)
         binaries.ensure(self._settings, binaries.CLIENTS)
         self.kubeconfig().parent.mkdir(parents=True, exist_ok=True)
         # A file with this context alone: nothing we start can slip to another cluster of the user's.
@@ -94,15 +98,16 @@ class NamedContext:
     def _check_loadable(self) -> None:
         if self._settings.registry:
             return
-        tools = {"kind-": "kind", "k3d-": "k3d", "minikube": "minikube"}
-        needed = next((tool for prefix, tool in tools.items() if self._context.startswith(prefix)), None)
-        if needed is None:
+        tools = {"kind-": "", "k3d-": "k3d", "minikube": "minikube"}
+        tool = next((tool for prefix, tool in tools.items() if self._context.startswith(prefix)), None)
+        if tool is None:
             raise ClusterError(
                 f"no way to bring images to SPILLWAY_CONTEXT={self._context}: it is no context of kind, k3d or minikube; "
                 "set SPILLWAY_REGISTRY to a registry that you can push to and the cluster can pull from"
             )
-        if shutil.which(needed) is None or self._engine == "buildah":
+        needed = [word for word in (tool, "a running docker or podman") if word]
+        if self._engine == "buildah" or (tool and shutil.which(tool) is None):
             raise ClusterError(
-                f"SPILLWAY_CONTEXT={self._context} takes images from `{needed}` and a running docker or podman; "
-                "start them, or set SPILLWAY_REGISTRY"
+                f"SPILLWAY_CONTEXT={self._context} takes images by {' and '.join(needed)}; start or install that, "
+                "or set SPILLWAY_REGISTRY"
             )

@@ -14,7 +14,7 @@ from tests.cluster.settings import Settings
 
 _ENGINES: Final = ("docker", "podman")
 # HOME too: caches and the checkout's environment are the caller's.
-_KEPT_BY_SUDO: Final = ("SPILLWAY_", "XDG_", "PYTHON", "PATH", "HOME", "UV", "SSL_CERT_FILE", "GO")
+_KEPT_BY_SUDO: Final = ("SPILLWAY_", "KUBECONFIG", "XDG_", "PYTHON", "PATH", "HOME", "UV", "SSL_CERT_FILE", "GO")
 
 
 class Provider(Protocol):
@@ -66,22 +66,16 @@ def choose_provider(settings: Settings) -> Provider:
     if EmbeddedCluster.exists(settings):
         return EmbeddedCluster(settings)
     engine = running_engine()
-    if engine is None:
-        return EmbeddedCluster(settings)
-    if shutil.which("kind") is None:
-        raise ClusterError(
-            f"{engine} runs here but `kind` is not on the PATH; install it (https://kind.sigs.k8s.io), "
-            "or name a cluster of yours in SPILLWAY_CONTEXT"
-        )
-    return KindCluster(settings, engine)
+    return EmbeddedCluster(settings) if engine is None else KindCluster(settings, engine)
 
 
 def become_root() -> None:
-    """Start this program again through sudo where it is not root; the embedded cluster needs namespaces and links."""
+    """Start this program again through sudo where it is not root: the embedded cluster needs namespaces and links, a
+    build without a container engine mounts."""
     if os.geteuid() == 0:
         return
     if shutil.which("sudo") is None:
-        raise ClusterError("the embedded cluster needs root and there is no sudo; run this as root")
-    say("the embedded cluster needs root; going on through sudo")
+        raise ClusterError("this needs root and there is no sudo; run it as root")
+    say("this needs root; going on through sudo")
     keep = [f"{key}={value}" for key, value in os.environ.items() if key.startswith(_KEPT_BY_SUDO)]
     os.execvp("sudo", ["sudo", "env", *keep, sys.executable, *sys.orig_argv[1:]])

@@ -12,6 +12,8 @@ PROJECT: Final = Path(__file__).resolve().parents[2]
 KUBERNETES_VERSION: Final = "1.34.2"
 COREDNS_VERSION: Final = "1.12.4"
 HELM_VERSION: Final = "3.22.0"
+# Brings the node image that it was released with, Kubernetes 1.34.0, by digest.
+KIND_VERSION: Final = "0.30.0"
 
 
 def _cache_folder() -> Path:

@@ -85,7 +85,7 @@ class EmbeddedCluster:
             say("the embedded cluster is up")
             return
         become_root()
-        packages.install_missing()
+        packages.install_missing(packages.NODE)
         binaries.ensure(self._settings, (*binaries.CLIENTS, *binaries.NODE))
         with only_one(self._settings.cache, "cluster"):
             self._start_cluster()

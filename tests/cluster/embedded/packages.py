@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,8 +12,10 @@ from typing import Final
 from tests.cluster.commands import ClusterError, run, succeeds
 from tests.cluster.progress import say, step
 
-# What proves that a package is there, and the package.
-NEEDED: Final = {
+# What proves that a package is there, and the package: to build images without a container engine, and to run a node.
+IMAGES: Final = {"mmdebstrap": "mmdebstrap", "buildah": "buildah", "gcc": "gcc"}
+NODE: Final = {
+    **IMAGES,
     "containerd": "containerd",
     "runc": "runc",
     "etcd": "etcd-server",
@@ -24,9 +26,6 @@ NEEDED: Final = {
     "socat": "socat",
     "ebtables": "ebtables",
     "kmod": "kmod",
-    "mmdebstrap": "mmdebstrap",
-    "buildah": "buildah",
-    "gcc": "gcc",
     "losetup": "mount",
     "mkfs.ext4": "e2fsprogs",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
@@ -34,21 +33,21 @@ NEEDED: Final = {
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 
 
-def missing() -> list[str]:
+def missing(needed: Mapping[str, str]) -> list[str]:
     """Packages whose program is neither on the PATH nor in the system's own folders."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return [package for program, package in NEEDED.items() if shutil.which(program, path=path) is None]
+    return [package for program, package in needed.items() if shutil.which(program, path=path) is None]
 
 
-def install_missing() -> None:
+def install_missing(needed: Mapping[str, str]) -> None:
     """Install what is missing. Raises ClusterError over a running Docker or where there is no apt-get."""
-    packages = missing()
+    packages = missing(needed)
     if not packages:
         return
-    if succeeds("docker", "info"):
+    if "containerd" in packages and succeeds("docker", "info"):
         raise ClusterError(
-            "Docker runs on this machine and its packages conflict with Debian's containerd; install kind "
-            "(https://kind.sigs.k8s.io) so that its Docker is used, or name a cluster in SPILLWAY_CONTEXT"
+            "Docker runs on this machine and its packages conflict with Debian's containerd; end the embedded cluster "
+            "(`make cluster-down`) and kind will use Docker, or name a cluster in SPILLWAY_CONTEXT"
         )
     if shutil.which("apt-get") is None:
         raise ClusterError(f"these packages are missing and there is no apt-get to install them: {', '.join(packages)}")
