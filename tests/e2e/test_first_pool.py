@@ -117,6 +117,32 @@ def test_oracle_notices_swapped_chunks(story: Story, kube: Kube, swapping_sideca
     assert_swapped_chunks_are_noticed(kube, story.engine, PROMPTS, story.cold, swapping_sidecar_image)
 
 
+def test_deleted_pool_waits_for_its_pod_and_then_cleans_its_disk(
+    story: Story, kube: Kube, host_path: Path, transcript: Transcript
+) -> None:
+    engine = story.engine
+    assert list(host_path.rglob("chunks")), "the pool's data lies on the disk before"
+    kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", engine.namespace)
+
+    def waits() -> bool:
+        seen = kube.condition(engine.namespace, "Progressing")
+        return (
+            seen is not None and seen["reason"] == "DiskInUse" and engine.pod()["metadata"]["name"] in seen["message"]
+        )
+
+    wait_for("the pool to name the pod that it waits for", waits, 60)
+    assert len(engine.ask(PROMPTS[0]).tokens) == 16, "nobody takes a pod's tiers away under it"
+    assert list(host_path.rglob("chunks"))
+    transcript.check("18-pool-deleted-while-a-pod-runs", engine.namespace)
+    kube.scale(engine.namespace, engine.name, 0)
+    wait_for(
+        "the pool to be gone",
+        lambda: kube.get("spillway.dev/v1alpha1", "KVCachePool", "chat", engine.namespace) is None,
+        120,
+    )
+    assert not list(host_path.rglob("chunks"))
+
+
 def drop_page_cache(folder: Path) -> None:
     """Forget cached pages of every file below `folder`, so that a later read comes from the device."""
     for path in folder.rglob("*"):

@@ -17,7 +17,7 @@ _IPTABLES: Final = ("iptables", "ip6tables")
 _TABLES: Final = ("nat", "filter", "mangle", "raw")
 _NETNS: Final = Path("/run/netns")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-# Folders outside our state that kubelet, containerd and CNI make on their own, children before parents.
+# Folders outside our state that kubelet, containerd, CNI and buildah make on their own, children before parents.
 _FOLDERS: Final = tuple(
     Path(path)
     for path in (
@@ -119,8 +119,12 @@ def restore(before: Machine) -> None:
 
 
 def _holds_nothing(folder: Path) -> bool:
-    """No file anywhere below, sockets and dangling links excepted: those are what ended processes left."""
-    return all(path.is_dir() or path.is_socket() or not path.exists() for path in folder.rglob("*"))
+    """No file anywhere below, but for what ended processes leave: sockets, dangling links and empty lock files."""
+    return all(path.is_dir() or path.is_socket() or not path.exists() or _is_lock(path) for path in folder.rglob("*"))
+
+
+def _is_lock(path: Path) -> bool:
+    return path.suffix == ".lock" and path.stat().st_size == 0
 
 
 def _processes(paths: Paths) -> list[str]:

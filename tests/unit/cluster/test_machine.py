@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from tests.cluster.embedded import machine
 from tests.cluster.embedded.machine import Machine
 
 EMPTY = Machine([], [], ["lo"], [], [], [], [], [], ["vm/panic_on_oom=0"])
@@ -23,3 +26,16 @@ def test_tells_what_is_new_by_kind() -> None:
 def test_survives_saving(tmp_path: Path) -> None:
     EMPTY.save(tmp_path / "state" / "before.json")
     assert Machine.load(tmp_path / "state" / "before.json") == EMPTY
+
+
+@pytest.mark.parametrize(("content", "stays"), [("", False), ("somebody's", True)])
+def test_new_folder_goes_unless_it_holds_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, stays: bool
+) -> None:
+    """buildah leaves an empty lock file where it looks for networks."""
+    folder = tmp_path / "cni"
+    folder.mkdir()
+    (folder / "cni.lock").write_text(content)
+    monkeypatch.setattr(machine, "_FOLDERS", (folder,))
+    machine.restore(replace(EMPTY, sysctls=[]))
+    assert folder.exists() is stays
