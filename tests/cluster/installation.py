@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster import binaries
-from tests.cluster.commands import ClusterError, run
+from tests.cluster.commands import ClusterError, CommandError, run
 from tests.cluster.progress import step
 from tests.cluster.provider import Provider, choose_provider
 from tests.cluster.settings import PROJECT, Settings
@@ -48,13 +48,32 @@ def install(host_path_prefixes: Sequence[str] = (), values: Mapping[str, Any] | 
     with step(f"installing Spillway in namespace {NAMESPACE}"):
         # Helm installs what lies in crds/ once and never again, also on an upgrade.
         _kubectl(settings, "apply", "--server-side", "--force-conflicts", "-f", str(_CHART / "crds"))
-        _helm(
-            settings, "upgrade", "--install", RELEASE, _CHART, "--namespace", NAMESPACE, "--create-namespace",
-            "--values", "-", "--wait", "--timeout", f"{_INSTALL_SECONDS}s", stdin=json.dumps(merged),
-        )  # fmt: skip
+        try:
+            _helm(
+                settings, "upgrade", "--install", RELEASE, _CHART, "--namespace", NAMESPACE, "--create-namespace",
+                "--values", "-", "--wait", "--timeout", f"{_INSTALL_SECONDS}s", stdin=json.dumps(merged),
+            )  # fmt: skip
+        except CommandError as error:
+            pods = json.loads(_kubectl(settings, "get", "pods", "--namespace", NAMESPACE, "-o", "json"))["items"]
+            raise ClusterError("\n".join([str(error), *describe_unready(pods)])) from error
         # Disk-cleanup pods mount a folder of the node, which a stricter level would refuse.
         level = "pod-security.kubernetes.io/enforce=privileged"
         _kubectl(settings, "label", "namespace", NAMESPACE, level, "--overwrite")
+
+
+def describe_unready(pods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each pod that is not ready: what keeps it from being scheduled, started or ready."""
+    lines = []
+    for pod in pods:
+        status = pod.get("status", {})
+        conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+        if conditions.get("Ready", {}).get("status") == "True" or status.get("phase") == "Succeeded":
+            continue
+        waiting = [c["state"]["waiting"] for c in status.get("containerStatuses", []) if "waiting" in c["state"]]
+        unmet = [condition for condition in conditions.values() if condition["status"] != "True"]
+        why = [f"{told.get('reason', '')} {told.get('message', '')}".strip() for told in [*waiting, *unmet]]
+        lines.append(f"pod {pod['metadata']['name']}: {next(filter(None, why), status.get('phase', 'unknown'))}")
+    return lines
 
 
 def uninstall() -> None:

@@ -1,0 +1,31 @@
+"""What a person is told when an installation does not become ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.cluster.installation import describe_unready
+
+
+def pod(name: str, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "status": status}
+
+
+def test_tells_what_keeps_each_pod_and_says_nothing_of_ready_ones() -> None:
+    taint = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "untolerated taint(s)"}
+    unready = {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "containers: [operator]"}
+    pull = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    assert describe_unready(
+        [
+            pod("serving", phase="Running", conditions=[{"type": "Ready", "status": "True"}]),
+            pod("homeless", phase="Pending", conditions=[taint]),
+            pod("waiting", phase="Pending", conditions=[unready], containerStatuses=[{"state": pull}]),
+            pod("slow", phase="Running", conditions=[unready], containerStatuses=[{"state": {"running": {}}}]),
+            pod("fresh", phase="Pending"),
+        ]
+    ) == [
+        "pod homeless: Unschedulable untolerated taint(s)",
+        "pod waiting: ImagePullBackOff no such image",
+        "pod slow: ContainersNotReady containers: [operator]",
+        "pod fresh: Pending",
+    ]
