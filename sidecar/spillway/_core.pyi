@@ -251,9 +251,9 @@ class Plane:
         """Forget chunks on NVMe (a copy in DRAM stays); the number accepted. Refused: unknown, not there, being read
         or written."""
 
-    def nvme_neighbours(self, keys: list[bytes]) -> list[bytes]:
-        """Every chunk that shares an NVMe extent with one of these, in no order. Walks the whole index: for the rare
-        extent that shall change its class."""
+    def nvme_neighbours(self, keys: list[bytes], max_extents: int) -> list[bytes]:
+        """Every chunk in the first max_extents NVMe extents that these keys lie in, in no order. Walks the whole index
+        (9 ms per 2 Mi entries): for extents that shall change their class."""
 
     def set_nvme_deadline(self, deadline_seconds: float) -> None:
         """How long an I/O submitted from now on may take. Without a tier, or for 0, nothing happens."""

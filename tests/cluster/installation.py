@@ -54,15 +54,19 @@ def install(host_path_prefixes: Sequence[str] = (), values: Mapping[str, Any] | 
                 "--values", "-", "--wait", "--timeout", f"{_INSTALL_SECONDS}s", stdin=json.dumps(merged),
             )  # fmt: skip
         except CommandError as error:
-            pods = json.loads(_kubectl(settings, "get", "pods", "--namespace", NAMESPACE, "-o", "json"))["items"]
-            raise ClusterError("\n".join([str(error), *describe_unready(pods)])) from error
+            pods, events = (
+                json.loads(_kubectl(settings, "get", kind, "--namespace", NAMESPACE, "-o", "json"))["items"]
+                for kind in ("pods", "events")
+            )
+            raise ClusterError("\n".join([str(error), *describe_unready(pods, events)])) from error
         # Disk-cleanup pods mount a folder of the node, which a stricter level would refuse.
         level = "pod-security.kubernetes.io/enforce=privileged"
         _kubectl(settings, "label", "namespace", NAMESPACE, level, "--overwrite")
 
 
-def describe_unready(pods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each pod that is not ready: what keeps it from being scheduled, started or ready."""
+def describe_unready(pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each pod that is not ready: the last warning about it, else what its status waits for."""
+    warnings = {event["involvedObject"].get("name"): event for event in events if event.get("type") == "Warning"}
     lines = []
     for pod in pods:
         status = pod.get("status", {})
@@ -71,8 +75,10 @@ def describe_unready(pods: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         waiting = [c["state"]["waiting"] for c in status.get("containerStatuses", []) if "waiting" in c["state"]]
         unmet = [condition for condition in conditions.values() if condition["status"] != "True"]
-        why = [f"{told.get('reason', '')} {told.get('message', '')}".strip() for told in [*waiting, *unmet]]
-        lines.append(f"pod {pod['metadata']['name']}: {next(filter(None, why), status.get('phase', 'unknown'))}")
+        name = pod["metadata"]["name"]
+        warned = [warnings[name]] if name in warnings else []
+        why = [f"{told.get('reason', '')} {told.get('message', '')}".strip() for told in [*warned, *waiting, *unmet]]
+        lines.append(f"pod {name}: {next(filter(None, why), status.get('phase', 'unknown'))}")
     return lines
 
 

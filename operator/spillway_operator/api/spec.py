@@ -199,8 +199,8 @@ class NvmeIo(ApiModel):
     )
     deadline: Duration = Field(
         default="250ms",
-        description="How long one read or write may take before the tier is suspected. Running pods take a change "
-        "within about a minute.",
+        description="How long one read or write may take before the tier is suspected. Sidecars of running pods take a "
+        "change within about a minute; an engine, which waits that long for a chunk, takes it when its pod is created.",
     )
 
     @property

@@ -56,15 +56,19 @@ class Recency:
         oldest = list(islice(self._order.get(class_id, ()), count + window))
         return sorted(oldest, key=lambda key: not preferred(key))[:count]
 
-    def donor(self, class_id: int) -> bytes | None:
-        """The chunk of another class whose extent this class should get: the oldest, if this class has none or its own
+    def count(self, class_id: int) -> int:
+        """Chunks of a class."""
+        return len(self._order.get(class_id, ()))
+
+    def donor(self, class_id: int) -> int | None:
+        """The class that should give an extent to this one: that of the oldest chunk, if this class has none or its own
         oldest was used later by more than an eighth of all the uses that the chunks here span."""
-        heads = {other: next(iter(order.items())) for other, order in self._order.items() if order}
+        heads = {other: next(iter(order.values())) for other, order in self._order.items() if order}
         own = heads.pop(class_id, None)
         if not heads:
             return None
-        key, last_use = min(heads.values(), key=lambda head: head[1])
+        donor, last_use = min(heads.items(), key=lambda head: head[1])
         if own is None:
-            return key
+            return donor
         newest = max(next(reversed(order.values())) for order in self._order.values() if order)
-        return key if own[1] - last_use > (newest - last_use) // DONOR_MARGIN else None
+        return donor if own - last_use > (newest - last_use) // DONOR_MARGIN else None

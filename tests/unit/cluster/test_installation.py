@@ -22,10 +22,16 @@ def test_tells_what_keeps_each_pod_and_says_nothing_of_ready_ones() -> None:
             pod("waiting", phase="Pending", conditions=[unready], containerStatuses=[{"state": pull}]),
             pod("slow", phase="Running", conditions=[unready], containerStatuses=[{"state": {"running": {}}}]),
             pod("fresh", phase="Pending"),
-        ]
+            pod("warned", phase="Pending", conditions=[unready]),
+        ],
+        [
+            {"type": "Normal", "involvedObject": {"name": "fresh"}, "reason": "Scheduled", "message": "to a node"},
+            {"type": "Warning", "involvedObject": {"name": "warned"}, "reason": "FailedMount", "message": "no folder"},
+        ],
     ) == [
         "pod homeless: Unschedulable untolerated taint(s)",
         "pod waiting: ImagePullBackOff no such image",
         "pod slow: ContainersNotReady containers: [operator]",
         "pod fresh: Pending",
+        "pod warned: FailedMount no folder",
     ]

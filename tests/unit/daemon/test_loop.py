@@ -125,8 +125,8 @@ def test_disk_that_an_earlier_model_filled_goes_over_to_the_new_one(root: Path) 
     pod.plane.close()
 
 
-def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_as_unwritten(root: Path) -> None:
-    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_and_the_others_written_after(root: Path) -> None:
+    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 2 * _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
     pod = LoopedPod(root, nvme=disk, arena_mib=192, dead_grace_seconds=0.1)
     engine = pod.attach([[4_000_000]])
     pod.until("the arena", lambda: pod.plane.stats()["faulted_bytes"] == 192 * MIB)
@@ -134,9 +134,60 @@ def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_as_unwritte
         for first in range(0, 96, 8):
             pod.store(engine, range(first, first + 8))
         assert pod.plane.stats()["nvme"]["breaker_openings"] > 0
-    assert 0 < pod.loop.unwritten_evictions <= pod.loop.evicted["dram"]
+    assert 0 < pod.loop.unwritten_evictions == pod.loop.evicted["dram"]
+    in_dram = [number for number in range(96) if pod.plane.tiers([pod.key16(number)])[0] & _core.TIER_DRAM]
+    assert len(in_dram) > 24
+    newest = range(in_dram[-1] - 7, in_dram[-1] + 1)
+    pod.until("the tier to come back and what waited to be written", lambda: pod.on_nvme(newest) == len(newest), 30)
     engine.close()
     pod.plane.close()
+
+
+def test_disk_that_is_slower_than_the_engine_does_not_hold_up_evictions(root: Path) -> None:
+    """What is being written cannot leave DRAM. Nothing completes here, because nobody polls between the stores."""
+    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 4 * _core.EXTENT_BYTES, io_threads=1, deadline_ms=5000)
+    pod = LoopedPod(root, nvme=disk, arena_mib=192, dead_grace_seconds=0.1)
+    engine = pod.attach([[4_000_000]])
+    most = 0
+    for first in range(0, 96, 8):
+        pod.store(engine, range(first, first + 8))
+        most = max(most, pod.plane.stats()["writes_in_flight"])
+    assert most <= pod.plane.total_slots(0) // 4
+    engine.close()
+    pod.plane.close()
+
+
+def test_chunks_that_left_before_the_daemon_heard_of_them_do_not_stop_its_writes(root: Path) -> None:
+    """After a restart the core tells of its chunks in batches. The first extents change hands before the last batch came."""
+    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 3 * _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+    pod = Pod(root, nvme=disk, arena_mib=512, dead_grace_seconds=0.1)
+    pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+    small, large = pod.attach([[60_000]]), pod.attach([[2_000_000]])
+    on_disk = 3 * (_core.EXTENT_BYTES // dict(pod.plane.classes())[0])
+    for first in range(0, on_disk, 256):
+        numbers = range(first, min(first + 256, on_disk))
+        pod.store(small, numbers)
+        keys = [pod.key16(number) for number in numbers]
+        pod.plane.write(keys)
+        pod.until("writing", lambda keys=keys: all(bits & _core.TIER_NVME for bits in pod.plane.tiers(keys)))
+    pod.store(large, range(9000, 9001))
+    # The chunk of the other class and some of the small ones are told of first, the rest of their extent later.
+    for first in range(1024, on_disk, 512):
+        small.scheduler.use(keys_of(range(first, min(first + 512, on_disk))))
+        pod.turn()
+    small.scheduler.use(keys_of(range(100, 1024)))
+    pod.turn()
+    pod.plane.close()
+
+    successor = LoopedPod(root, nvme=disk, arena_mib=512, dead_grace_seconds=0.1)
+    successor.until("the other class to get an extent", lambda: successor.on_nvme(range(9000, 9001)) == 1)
+    for first in range(10_000, 13_000, 250):
+        numbers = range(first, first + 250)
+        successor.store(small, numbers)
+        successor.until("writing", lambda numbers=numbers: successor.on_nvme(numbers) == len(numbers))
+    for engine in (small, large):
+        engine.close()
+    successor.plane.close()
 
 
 def test_without_a_disk_no_chunk_counts_as_unwritten(root: Path) -> None:

@@ -103,10 +103,15 @@ impl Plane {
         Ok(self.live()?.evict_nvme(&keys))
     }
 
-    fn nvme_neighbours<'py>(&mut self, py: Python<'py>, keys: Vec<Bound<'py, PyBytes>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn nvme_neighbours<'py>(
+        &mut self,
+        py: Python<'py>,
+        keys: Vec<Bound<'py, PyBytes>>,
+        max_extents: usize,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let keys = keys_of(&keys)?;
         let plane = self.live()?;
-        let found = py.detach(move || plane.nvme_neighbours(&keys));
+        let found = py.detach(move || plane.nvme_neighbours(&keys, max_extents));
         Ok(found.iter().map(|key| PyBytes::new(py, &key.to_bytes())).collect())
     }
 

@@ -250,11 +250,16 @@ impl Plane {
         true
     }
 
-    /// Every chunk that shares an NVMe extent with one of these. Walks the whole index: for when an extent shall change its class, which is rare.
-    pub fn nvme_neighbours(&self, keys: &[Key16]) -> Vec<Key16> {
+    /// Every chunk in the first `max_extents` NVMe extents that these lie in. Walks the whole index: for when extents shall change their class.
+    pub fn nvme_neighbours(&self, keys: &[Key16], max_extents: usize) -> Vec<Key16> {
         let Some(store) = &self.tier.store else { return Vec::new() };
         let slots = keys.iter().filter_map(|key| self.index.find(*key)).map(|(_, value)| value.nvme_slot);
-        let extents: HashSet<u64> = slots.filter_map(|slot| store.extent_of(slot)).collect();
+        let mut extents = HashSet::new();
+        for extent in slots.filter_map(|slot| store.extent_of(slot)) {
+            if extents.len() < max_extents {
+                extents.insert(extent);
+            }
+        }
         let shares =
             |value: &EntryValue| value.state == LIVE && store.extent_of(value.nvme_slot).is_some_and(|extent| extents.contains(&extent));
         let entries = (0..self.index.entry_count()).map(|place| self.index.entry(place).copy());
