@@ -7,7 +7,7 @@ so that a restart writes nothing; the list is repeated every 10 minutes, because
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -30,6 +30,8 @@ RELIST_EVERY_SECONDS = 600.0
 CERTIFICATES_EVERY_SECONDS = 60.0
 WORKERS = 16
 
+Event = Mapping[str, Any]
+
 log = structlog.get_logger()
 
 
@@ -40,6 +42,7 @@ class Controller:
         self._api = api
         self._settings = settings
         self._observed = Observed()
+        self._seen_meanwhile: list[tuple[Callable[[Event], None], Event]] | None = None
         self._skips = SkipReporter(api)
         members = MemberReader(signer, self._observed.injected_pods, self._add)
         self._members = members
@@ -69,18 +72,21 @@ class Controller:
             group.create_task(_repeat(self._relist, RELIST_EVERY_SECONDS))
             group.create_task(_repeat(self._renew_certificates, CERTIFICATES_EVERY_SECONDS))
 
-    def see_pool(self, event: Mapping[str, Any]) -> None:
+    def see_pool(self, event: Event) -> None:
         """Take one watch event of a pool."""
+        self._note(self.see_pool, event)
         is_gone = event["type"] == "DELETED"
         self._add((self._observed.drop_pool if is_gone else self._observed.put_pool)(event["object"]))
 
-    def see_config_map(self, event: Mapping[str, Any]) -> None:
+    def see_config_map(self, event: Event) -> None:
         """Take one watch event of a pool's ConfigMap."""
+        self._note(self.see_config_map, event)
         is_gone = event["type"] == "DELETED"
         self._add((self._observed.drop_config_map if is_gone else self._observed.put_config_map)(event["object"]))
 
-    def see_pod(self, event: Mapping[str, Any]) -> None:
+    def see_pod(self, event: Event) -> None:
         """Take one watch event of a labelled pod."""
+        self._note(self.see_pod, event)
         uid = event["object"]["metadata"]["uid"]
         if event["type"] == "DELETED":
             self._skips.forget(uid)
@@ -90,6 +96,10 @@ class Controller:
         for key in touched:
             self._add(key)
 
+    def _note(self, see: Callable[[Event], None], event: Event) -> None:
+        if self._seen_meanwhile is not None:
+            self._seen_meanwhile.append((see, event))
+
     def _add(self, key: PoolKey) -> None:
         self._queue.add(key)
 
@@ -98,11 +108,21 @@ class Controller:
             self._queue.add(key)
 
     async def _relist(self) -> None:
-        pools = await self._api.list(POOLS)
-        pods = await self._api.list(PODS, label_selector=POOL_LABEL)
-        config_maps = await self._api.list(CONFIG_MAPS, label_selector=POOL_LABEL)
+        """List everything anew. What the watches see until the lists are here may be newer, so it is seen once more:
+
+        the lists would bring back a pod that ended meanwhile, and lose one that began, until the next time.
+        """
+        self._seen_meanwhile = []
+        try:
+            pools = await self._api.list(POOLS)
+            pods = await self._api.list(PODS, label_selector=POOL_LABEL)
+            config_maps = await self._api.list(CONFIG_MAPS, label_selector=POOL_LABEL)
+        finally:
+            meanwhile, self._seen_meanwhile = self._seen_meanwhile, None
         for key in self._observed.replace_all(pools, pods, config_maps):
             self._queue.add(key)
+        for see, event in meanwhile:
+            see(event)
 
     async def _renew_certificates(self) -> None:
         service = f"{WEBHOOK_SERVICE}.{self._settings.namespace}.svc"

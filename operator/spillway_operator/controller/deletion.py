@@ -16,7 +16,7 @@ import structlog
 from spillway_operator.api import DiskStatus, KVCachePool, PoolStatus, Reason, find_host_path_fault
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import ConditionType
-from spillway_operator.controller.client import POOLS, ApiServer, FieldManager
+from spillway_operator.controller.client import POOLS, ApiError, ApiServer, FieldManager
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.disk import (
     FINALIZER,
@@ -75,8 +75,7 @@ class PoolDeletion:
 
     async def _wait_for(self, running: list[PodView], metadata: Metadata, status: PoolStatus, nodes: list[str]) -> None:
         if _is_cleaning(status):
-            for node in nodes:
-                await self.cleaner.drop(metadata.uid, node)
+            await self.cleaner.drop_all(metadata.uid)
         await self._report(metadata, status, _waiting_verdicts(running), nodes)
 
     async def _advance_cleanup(
@@ -89,14 +88,22 @@ class PoolDeletion:
                             reason=outcome.message)  # fmt: skip
                 await self._warn(metadata, Reason.DISK_FOLDER_ABSENT, f"node {outcome.node}: {outcome.message}")
         left = [outcome for outcome in outcomes if outcome.state in (Cleaning.RUNNING, Cleaning.FAILED)]
-        if not left:
-            await self._let_go(metadata, [])
-            return None
+        done = [outcome for outcome in outcomes if outcome.state in (Cleaning.DONE, Cleaning.ABSENT)]
         failed = [outcome for outcome in left if outcome.state is Cleaning.FAILED]
         if failed:
             await self._warn(metadata, Reason.DISK_ORPHANS, _describe(failed))
         left_nodes = sorted(outcome.node for outcome in left if outcome.node)
         await self._report(metadata, status, _cleaning_verdicts(left, failed), left_nodes)
+        # A spent pod outlives its node's name in the status: without it the clean node would be cleaned again, and that
+        # nothing is found there would be told as a disk that is not mounted.
+        for outcome in done:
+            await self.cleaner.drop(metadata.uid, outcome.node)
+        for outcome in left:
+            if outcome.error is not None:
+                raise outcome.error
+        if not left:
+            await self._let_go(metadata, [])
+            return None
         return LOOK_AGAIN_STUCK_SECONDS if len(failed) == len(left) else LOOK_AGAIN_SECONDS
 
     async def _clean(self, metadata: Metadata, pool: KVCachePool | None, nodes: list[str]) -> list[NodeOutcome]:
@@ -110,13 +117,18 @@ class PoolDeletion:
         if (fault := find_host_path_fault(pool, self.settings.allowed)) is not None:
             return [NodeOutcome(node, Cleaning.FAILED, fault.message) for node in nodes]
         return [
-            await self.cleaner.clean(DiskCleanup(metadata.namespace, metadata.name, metadata.uid, path, node))
+            await self._clean_node(DiskCleanup(metadata.namespace, metadata.name, metadata.uid, path, node))
             for node in nodes
         ]
 
+    async def _clean_node(self, cleanup: DiskCleanup) -> NodeOutcome:
+        try:
+            return await self.cleaner.clean(cleanup)
+        except ApiError as error:  # raised again once the other nodes' outcomes are in the status
+            return NodeOutcome(cleanup.node, Cleaning.RUNNING, error=error)
+
     async def _let_go(self, metadata: Metadata, abandoned: list[str]) -> None:
-        for node in abandoned:
-            await self.cleaner.drop(metadata.uid, node)
+        await self.cleaner.drop_all(metadata.uid)  # also what an operator that died left behind
         manifest = build_finalizer_manifest(metadata, present=False)
         await self.api.apply(manifest, POOLS, FieldManager.FINALIZER)
         log.info("pool let go", namespace=metadata.namespace, pool=metadata.name, abandoned_nodes=abandoned)
@@ -165,6 +177,8 @@ def _cleaning_verdicts(left: list[NodeOutcome], failed: list[NodeOutcome]) -> di
     degraded: Verdict = ("False", Reason.NO_FAULTS, "no node refused the cleanup")
     if failed:
         degraded = ("True", Reason.DISK_ORPHANS, _describe(failed))
+    if not left:
+        return _verdicts(Reason.DISK_CLEANUP_RUNNING, "the pool's folder is removed everywhere", degraded)
     if len(failed) == len(left):
         return _verdicts(Reason.DISK_ORPHANS, "the cleanup is tried again every 5 minutes", degraded)
     names = ", ".join(sorted(outcome.node for outcome in left if outcome.node))

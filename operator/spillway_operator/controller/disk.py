@@ -18,14 +18,17 @@ from spillway_operator.api import KVCachePool, PoolStatus
 from spillway_operator.api.names import ABANDON_DISK_ANNOTATION, API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
 from spillway_operator.cleanup import ABSENT
-from spillway_operator.controller.client import NODES, PODS, ApiServer, Conflict, Manifest
+from spillway_operator.controller.client import NODES, PODS, ApiError, ApiServer, Conflict, Manifest
 from spillway_operator.controller.observed import PodView
 from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.resources import DiskCleanup, build_cleanup_pod, cleanup_pod_name
+from spillway_operator.resources.cleanup_pod import CLEANUP_LABEL, DEADLINE_SECONDS
 
 FINALIZER = "spillway.dev/disk-cleanup"
 RETRY_AFTER = timedelta(minutes=5)
 STARTS_WITHIN = timedelta(minutes=1)
+# The kubelet ends the pod at its deadline, and nobody else does: one that is there much later has no kubelet.
+ENDS_WITHIN = timedelta(seconds=DEADLINE_SECONDS) + timedelta(minutes=1)
 
 
 class Cleaning(Enum):
@@ -40,11 +43,15 @@ class Cleaning(Enum):
 
 @dataclass(frozen=True)
 class NodeOutcome:
-    """One node's state; `message` says what a person should know of it: why it failed, what was absent."""
+    """One node's state; `message` says what a person should know of it: why it failed, what was absent.
+
+    `error`: the look failed, so that nothing is known but that the node is not done.
+    """
 
     node: str
     state: Cleaning
     message: str = ""
+    error: ApiError | None = None
 
 
 def host_path_of(pool: KVCachePool | None) -> str | None:
@@ -89,10 +96,10 @@ def build_finalizer_manifest(metadata: Metadata, *, present: bool) -> Manifest:
 
 @dataclass(frozen=True)
 class JudgedPod:
-    """What a cleanup pod's state says of its node, and whether the pod itself has served its purpose."""
+    """What a cleanup pod's state says of its node, and whether it is time for another attempt."""
 
     outcome: NodeOutcome
-    is_spent: bool = False
+    is_retried: bool = False
 
 
 def judge_cleanup_pod(pod: Manifest, cleanup: DiskCleanup, now: datetime) -> JudgedPod:
@@ -100,17 +107,22 @@ def judge_cleanup_pod(pod: Manifest, cleanup: DiskCleanup, now: datetime) -> Jud
     phase = (pod.get("status") or {}).get("phase")
     is_leaving = pod["metadata"].get("deletionTimestamp") is not None
     if phase == "Succeeded" and not is_leaving:
-        return JudgedPod(_success_of(pod, cleanup), is_spent=True)
+        return JudgedPod(_success_of(pod, cleanup))
     age = now - _created_at(pod)
+    if age > ENDS_WITHIN and (is_leaving or phase != "Failed"):
+        name = pod["metadata"]["name"]
+        return _failed(cleanup, f"the cleanup pod {name} does not end; does the node's kubelet answer?")
     if phase == "Failed":
-        failed = NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {_failure_of(pod)}")
-        return JudgedPod(failed, is_spent=age > RETRY_AFTER)
+        return _failed(cleanup, _failure_of(pod), is_retried=age > RETRY_AFTER)
     if phase == "Pending" and age > STARTS_WITHIN:
         # The kubelet goes on trying. It tells why only in Events, which the operator does not read.
         name = pod["metadata"]["name"]
-        message = f"{cleanup.host_path}: the cleanup pod {name} does not start; is the folder there, its disk mounted?"
-        return JudgedPod(NodeOutcome(cleanup.node, Cleaning.FAILED, message))
+        return _failed(cleanup, f"the cleanup pod {name} does not start; is the folder there, its disk mounted?")
     return JudgedPod(NodeOutcome(cleanup.node, Cleaning.RUNNING))
+
+
+def _failed(cleanup: DiskCleanup, reason: str, *, is_retried: bool = False) -> JudgedPod:
+    return JudgedPod(NodeOutcome(cleanup.node, Cleaning.FAILED, f"{cleanup.host_path}: {reason}"), is_retried)
 
 
 class DiskCleaner:
@@ -121,22 +133,30 @@ class DiskCleaner:
         self._settings = settings
 
     async def clean(self, cleanup: DiskCleanup) -> NodeOutcome:
-        """Bring one node one step further: start its pod, look at it, or collect it."""
+        """Bring one node one step further: start its pod, look at it, or make room for another attempt.
+
+        A pod that succeeded stays until `drop`: it is what a second look at the node goes by.
+        """
         name, namespace = cleanup_pod_name(cleanup.pool_uid, cleanup.node), self._settings.namespace
         if await self._api.get(NODES, cleanup.node) is None:
-            await self._api.delete(PODS, name, namespace)
             return NodeOutcome(cleanup.node, Cleaning.DONE)
         pod = await self._api.get(PODS, name, namespace)
         if pod is None:
             return await self._start(cleanup)
         judged = judge_cleanup_pod(pod, cleanup, datetime.now(UTC))
-        if judged.is_spent:
+        if judged.is_retried:
             await self._api.delete(PODS, name, namespace)
         return judged.outcome
 
     async def drop(self, pool_uid: str, node: str) -> None:
         """Remove the pod of a cleanup that nobody waits for any more."""
         await self._api.delete(PODS, cleanup_pod_name(pool_uid, node), self._settings.namespace)
+
+    async def drop_all(self, pool_uid: str) -> None:
+        """Remove every cleanup pod of the pool, also those of nodes that nobody remembers."""
+        namespace = self._settings.namespace
+        for pod in await self._api.list(PODS, namespace, label_selector=f"{CLEANUP_LABEL}={pool_uid}"):
+            await self._api.delete(PODS, pod["metadata"]["name"], namespace)
 
     async def _start(self, cleanup: DiskCleanup) -> NodeOutcome:
         manifest = build_cleanup_pod(

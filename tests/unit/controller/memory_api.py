@@ -30,6 +30,18 @@ class MemoryApi(ApiServer):
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest | None:
         return copy.deepcopy(self.stored.get((resource.kind, name)))
 
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> list[Manifest]:
+        found = copy.deepcopy(self.kind(resource))
+        if namespace is not None:
+            found = [manifest for manifest in found if manifest["metadata"].get("namespace") == namespace]
+        if label_selector is not None:
+            label, _, value = label_selector.partition("=")
+            labels = [(manifest, manifest["metadata"].get("labels") or {}) for manifest in found]
+            found = [manifest for manifest, has in labels if label in has and value in ("", has[label])]
+        return found
+
     async def create(self, manifest: Manifest, resource: Resource) -> Manifest:
         if (resource.kind, manifest["metadata"]["name"]) in self.stored:
             raise Conflict(409, "POST", resource.path(None), "already exists")

@@ -66,23 +66,25 @@ def make_succeeded(message: str, **metadata: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("phase", "age_seconds", "state", "is_spent"),
+    ("phase", "age_seconds", "state", "is_retried"),
     [
-        ("Succeeded", 5, Cleaning.DONE, True),
+        ("Succeeded", 5, Cleaning.DONE, False),
+        ("Succeeded", 5000, Cleaning.DONE, False),
         ("Pending", 59, Cleaning.RUNNING, False),
         ("Pending", 61, Cleaning.FAILED, False),
-        ("Running", 500, Cleaning.RUNNING, False),
+        ("Running", 659, Cleaning.RUNNING, False),
+        ("Running", 661, Cleaning.FAILED, False),
         ("Failed", 299, Cleaning.FAILED, False),
         ("Failed", 301, Cleaning.FAILED, True),
     ],
 )
 def test_a_cleanup_pod_is_judged_by_phase_and_age(
-    phase: str, age_seconds: int, state: Cleaning, is_spent: bool
+    phase: str, age_seconds: int, state: Cleaning, is_retried: bool
 ) -> None:
     created = (NOW - timedelta(seconds=age_seconds)).isoformat()
     pod = {"metadata": {"name": "cleanup-1", "creationTimestamp": created}, "status": {"phase": phase}}
     judged = judge_cleanup_pod(pod, CLEANUP, NOW)
-    assert (judged.outcome.node, judged.outcome.state, judged.is_spent) == ("node-1", state, is_spent)
+    assert (judged.outcome.node, judged.outcome.state, judged.is_retried) == ("node-1", state, is_retried)
     assert ("/mnt/nvme0" in judged.outcome.message) == (state is Cleaning.FAILED)
 
 
@@ -91,11 +93,27 @@ def test_a_cleanup_pod_is_judged_by_phase_and_age(
 )
 def test_a_cleanup_that_found_nothing_is_told_from_one_that_removed(message: str, state: Cleaning) -> None:
     judged = judge_cleanup_pod(make_succeeded(message), CLEANUP, NOW)
-    assert (judged.outcome.state, judged.is_spent) == (state, True)
+    assert judged.outcome.state is state
     assert (f"/mnt/nvme0/team-a/{POOL_UID}" in judged.outcome.message) == (state is Cleaning.ABSENT)
 
 
 def test_a_cleanup_pod_that_is_leaving_vouches_for_nothing() -> None:
     """It was dropped because a pod of the pool outlived it; it must not be taken for the one that comes after."""
     judged = judge_cleanup_pod(make_succeeded("removed", deletionTimestamp=NOW.isoformat()), CLEANUP, NOW)
-    assert (judged.outcome.state, judged.is_spent) == (Cleaning.RUNNING, False)
+    assert (judged.outcome.state, judged.is_retried) == (Cleaning.RUNNING, False)
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "Succeeded", "Failed"])
+@pytest.mark.parametrize("is_leaving", [True, False], ids=["leaving", "staying"])
+def test_a_cleanup_pod_that_no_kubelet_ends_is_told(phase: str, is_leaving: bool) -> None:
+    """Only the kubelet enforces the deadline and lets a leaving pod go; without it the deletion would wait unexplained."""
+    created = (NOW - timedelta(seconds=661)).isoformat()
+    metadata = {"name": "cleanup-1", "creationTimestamp": created}
+    if is_leaving:
+        metadata["deletionTimestamp"] = NOW.isoformat()
+    judged = judge_cleanup_pod({"metadata": metadata, "status": {"phase": phase}}, CLEANUP, NOW)
+    is_told = judged.outcome.message == (
+        "/mnt/nvme0: the cleanup pod cleanup-1 does not end; does the node's kubelet answer?"
+    )
+    assert is_told == (is_leaving or phase not in ("Succeeded", "Failed"))
+    assert (judged.outcome.state is Cleaning.DONE) == (phase == "Succeeded" and not is_leaving)
