@@ -156,6 +156,24 @@ class Engine:
         setattr(self.core.engine_core.scheduler.connector._scheduler_side, name, broken)
         return {}
 
+    def break_completion(self) -> dict[str, Any]:
+        """vLLM's own scheduler half raises from now on where it hears of ended jobs."""
+        half = self.core.engine_core.scheduler.connector.connector_scheduler
+        real = half.update_connector_output
+
+        def update_connector_output(output: Any) -> None:
+            if output.kv_connector_worker_meta is not None and output.kv_connector_worker_meta.completed_jobs:
+                raise RuntimeError("broken by the test")
+            real(output)
+
+        half.update_connector_output = update_connector_output
+        return {}
+
+    def shut_down(self) -> dict[str, Any]:
+        """End the engine, not its process."""
+        self.core.shutdown()
+        return {"copy_threads": [thread.name for thread in threading.enumerate() if thread.name == "spillway-copy"]}
+
     def start(self, prompt: list[int], max_tokens: int = 8, steps: int = 1) -> dict[str, Any]:
         """Add a request and take some engine steps without waiting for its end."""
         self.number += 1

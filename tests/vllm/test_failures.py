@@ -102,6 +102,43 @@ def test_stores_under_way_when_a_hook_fails_give_their_slots_back_unpublished(
     assert pod.chunks()[0] == 0
 
 
+def test_stores_that_end_in_the_step_that_fails_keep_no_slot(make_engine: MakeEngine, make_pod: MakePod) -> None:
+    pod = make_pod()
+    pod.start_daemon()
+    engine = make_engine(pod)
+    engine.warm_up()
+    engine.ask("hold_copies", held=True)
+    engine.ask("start", prompt=prompt(3), steps=4)
+    assert engine.ask("facts")["jobs"] > 0
+    engine.ask("break_completion")
+    engine.ask("hold_copies", held=False)
+    engine.ask("finish")
+    assert "broken by the test" in engine.ask("facts")["problem"]
+
+    def settled() -> bool:
+        engine.ask("generate", prompt=prompt(0, 40), max_tokens=1)  # reports come with a step
+        facts = engine.ask("facts")
+        return facts["jobs"] == 0 and pod.slot_states().get(1, 0) == facts["granted"]
+
+    wait_for("the leases to come back", settled)
+
+
+def test_engine_that_ends_inert_gives_everything_back_though_its_process_lives(
+    make_engine: MakeEngine, make_pod: MakePod
+) -> None:
+    pod = make_pod()
+    pod.start_daemon()
+    engine = make_engine(pod)
+    engine.warm_up()
+    engine.ask("break_hook", name="sent")
+    assert engine.ask("generate", prompt=prompt(3))["tokens"]
+    assert "broken by the test" in engine.ask("facts")["problem"]
+    assert pod.slot_states().get(1, 0) > 0, "granted slots are the engine's"
+    assert engine.ask("shut_down")["copy_threads"] == []
+    wait_for("the slots to come back", lambda: pod.slot_states().get(1, 0) == 0)
+    assert engine.process.poll() is None
+
+
 def test_rank_that_fails_ends_its_loads_and_nothing_is_claimed_after(
     make_engine: MakeEngine, make_pod: MakePod
 ) -> None:

@@ -6,14 +6,18 @@ import copy
 from datetime import UTC, datetime
 from typing import Any
 
-from spillway_operator.controller.client import POOLS, ApiServer, Conflict, FieldManager, Manifest, Resource
+from spillway_operator.controller.client import POOLS, ApiError, ApiServer, Conflict, FieldManager, Manifest, Resource
 
 
 class MemoryApi(ApiServer):
-    """Objects by kind and name. Server-side apply is a replacement of what the one manager owns."""
+    """Objects by kind and name. Server-side apply is a replacement of what the one manager owns.
+
+    `refused` holds what fails while it stands there: (verb, kind, name).
+    """
 
     def __init__(self, *pools: Manifest) -> None:
         self.stored: dict[tuple[str, str], Manifest] = {}
+        self.refused: set[tuple[str, str, str]] = set()
         for pool in pools:
             self.put(POOLS, pool)
 
@@ -28,6 +32,7 @@ class MemoryApi(ApiServer):
         return [manifest for (kind, _), manifest in self.stored.items() if kind == resource.kind]
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest | None:
+        self._check("get", resource, name)
         return copy.deepcopy(self.stored.get((resource.kind, name)))
 
     async def list(
@@ -49,9 +54,11 @@ class MemoryApi(ApiServer):
         return self.put(resource, {**manifest, "metadata": stamped})
 
     async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
+        self._check("delete", resource, name)
         self.drop(resource, name)
 
     async def apply(self, manifest: Manifest, resource: Resource, manager: FieldManager, **_: Any) -> Manifest:
+        self._check(manager.value, resource, manifest["metadata"]["name"])
         before = self.stored.get((resource.kind, manifest["metadata"]["name"]), manifest)
         after = copy.deepcopy(before)
         if manager is FieldManager.STATUS:
@@ -60,3 +67,7 @@ class MemoryApi(ApiServer):
             after["metadata"]["finalizers"] = manifest["metadata"].get("finalizers", [])
         after["metadata"]["resourceVersion"] = str(int(before["metadata"].get("resourceVersion", 0)) + 1)
         return self.put(resource, after)
+
+    def _check(self, verb: str, resource: Resource, name: str) -> None:
+        if (verb, resource.kind, name) in self.refused:
+            raise ApiError(500, verb, resource.path(None, name), "refused by the test")

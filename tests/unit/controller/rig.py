@@ -8,7 +8,7 @@ from controller_builders import host_path_spec, make_pod_body, make_pool_body
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from memory_api import MemoryApi
 from spillway_operator.api import PoolStatus
-from spillway_operator.controller.client import NODES, PODS, POOLS, Manifest
+from spillway_operator.controller.client import NODES, PODS, POOLS, Manifest, Resource
 from spillway_operator.controller.controller import Controller
 from spillway_operator.controller.disk import FINALIZER
 from spillway_operator.controller.observed import PoolKey
@@ -45,6 +45,10 @@ class Rig:
 
     def lose_pod(self, name: str) -> None:
         self.controller.see_pod({"type": "DELETED", "object": make_pod_body(name)})
+
+    def refuse(self, *what: tuple[str, Resource, str]) -> None:
+        """From now on the API server fails at these, (verb, resource, name), and at nothing else."""
+        self.api.refused = {(verb, resource.kind, name) for verb, resource, name in what}
 
     async def reconcile(self) -> None:
         self.controller.see_pool({"type": "MODIFIED", "object": self.pool})

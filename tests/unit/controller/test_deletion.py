@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from controller_builders import NOW, POOL_UID
 from rig import Rig
-from spillway_operator.controller.client import EVENTS
+from spillway_operator.controller.client import EVENTS, NODES, PODS, POOLS, ApiError, FieldManager
 
 DELETED = {"deletionTimestamp": NOW.isoformat()}
 EARLIER_POOL = {"spillway.dev/status": json.dumps({"poolUid": "aaaaaaaa-0b0a-0908-0706-050403020100"})}
@@ -138,6 +138,97 @@ async def test_a_folder_that_was_removed_is_nothing_to_tell() -> None:
     await rig.reconcile()
     assert not rig.is_held
     assert not rig.api.kind(EVENTS)
+
+
+async def test_a_node_that_cannot_be_looked_at_costs_no_other_its_result() -> None:
+    rig = make_deleted("node-1", "node-2", "node-3")
+    await rig.reconcile()
+    rig.end_cleanup("node-1")
+    rig.end_cleanup("node-3")
+    rig.refuse(("get", NODES, "node-2"))
+    with pytest.raises(ApiError):  # the queue's pause grows with each
+        await rig.reconcile()
+    assert rig.recorded_nodes == ("node-2",)
+    assert set(rig.cleanup_pods()) == {"node-2"}
+    rig.refuse()
+    rig.end_cleanup("node-2")
+    await rig.reconcile()
+    assert not rig.is_held
+    assert not rig.api.kind(EVENTS)
+
+
+async def test_a_clean_node_is_not_cleaned_again_because_the_status_was_not_written() -> None:
+    """A second cleanup would find nothing there and tell of a disk that is not mounted."""
+    rig = make_deleted("node-1")
+    await rig.reconcile()
+    rig.end_cleanup("node-1")
+    rig.refuse((FieldManager.STATUS.value, POOLS, "chat"))
+    with pytest.raises(ApiError):
+        await rig.reconcile()
+    assert rig.recorded_nodes == ("node-1",)
+    assert rig.cleanup_pods()["node-1"]["status"]["phase"] == "Succeeded", "it is what the next look goes by"
+    rig.refuse()
+    await rig.reconcile()
+    assert not rig.is_held
+    assert not rig.cleanup_pods()
+
+
+@pytest.mark.parametrize("refused", ["pod", "finalizer"])
+async def test_who_fails_to_let_go_of_a_clean_pool_cleans_nothing_again(refused: str) -> None:
+    rig = make_deleted("node-1")
+    await rig.reconcile()
+    rig.end_cleanup("node-1")
+    name = rig.cleanup_pods()["node-1"]["metadata"]["name"]
+    rig.refuse(("delete", PODS, name) if refused == "pod" else (FieldManager.FINALIZER.value, POOLS, "chat"))
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            await rig.reconcile()
+        assert rig.recorded_nodes == ()
+        assert set(rig.cleanup_pods()) == ({"node-1"} if refused == "pod" else set())
+    rig.refuse()
+    await rig.reconcile()
+    assert not rig.is_held
+    assert not rig.cleanup_pods()
+
+
+async def make_leftover() -> Rig:
+    """A pool whose node-2 is clean and forgotten, but the pod that cleaned it is still there; node-1 is being cleaned."""
+    rig = make_deleted("node-1", "node-2")
+    await rig.reconcile()
+    rig.end_cleanup("node-2")
+    rig.refuse(("delete", PODS, rig.cleanup_pods()["node-2"]["metadata"]["name"]))
+    with pytest.raises(ApiError):
+        await rig.reconcile()
+    rig.refuse()
+    assert rig.recorded_nodes == ("node-1",)
+    assert set(rig.cleanup_pods()) == {"node-1", "node-2"}
+    return rig
+
+
+@pytest.mark.parametrize("is_abandoned", [True, False], ids=["abandoned", "cleaned"])
+async def test_no_cleanup_pod_outlives_the_pool(is_abandoned: bool) -> None:
+    rig = await make_leftover()
+    if is_abandoned:
+        rig.pool["metadata"]["annotations"] = {"spillway.dev/abandon-disk": "true"}
+    else:
+        rig.end_cleanup("node-1")
+    await rig.reconcile()
+    assert not rig.is_held
+    assert not rig.cleanup_pods()
+    assert not rig.api.kind(EVENTS)
+
+
+async def test_a_cleanup_pod_left_over_vouches_for_nothing_later() -> None:
+    rig = await make_leftover()
+    rig.see_pod("chat-late", node="node-1")
+    await rig.reconcile()
+    rig.see_pod("chat-later", node="node-2")
+    await rig.reconcile()
+    assert not rig.cleanup_pods()
+    for name in ("chat-late", "chat-later"):
+        rig.lose_pod(name)
+    await rig.reconcile()
+    assert [pod.get("status") for pod in rig.cleanup_pods().values()] == [None, None], "both are cleaned anew"
 
 
 async def test_a_spec_that_cannot_be_read_keeps_its_nodes() -> None:

@@ -220,7 +220,8 @@ class SpillwayConnector(OffloadingConnector):
         return self._guard(None, super().get_kv_connector_stats)
 
     def shutdown(self) -> None:
-        self._guard(None, super().shutdown)
+        """An inert side still has its thread, its locks and its slots, and an engine's process may outlive the engine."""
+        self._always(super().shutdown)
 
     @classmethod
     def build_prom_metrics(

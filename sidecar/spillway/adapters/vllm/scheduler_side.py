@@ -61,6 +61,7 @@ class SchedulerSide:
         )
         logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_Quiet())
         self._jobs: dict[int, _Job] = {}
+        self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
         self._unsent_loads: set[str] = set()
         self._description: dict[str, Any] | None = None
@@ -184,23 +185,25 @@ class SchedulerSide:
         self._before = set(scheduled)
 
     def before_completion(self, output: Any) -> None:
-        """What the ranks report, before vLLM acts on it: failures first, and what vLLM has forgotten."""
-        for request_id in output.failed_recving or ():
-            self.session.deny(request_id)
-        for job_id, job in self._ended(output):
+        """What the ranks report, before vLLM acts on it: first the slots, so that none is lost where anything after raises."""
+        self._take_ended(output)
+        while self._ended:
+            job_id, job = self._ended.pop(0)
             if not job.store:
                 if not job.failed:
                     self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
             elif job_id not in self.scheduler._jobs:
                 self.session.abandon(job.places)
-            elif job.failed:
-                self.session.stored(job.keys, failed=True)
+            else:
+                # vLLM will call each of them stored, too late to change it: it knows no failed store, and may raise before.
+                self.session.stored(job.keys, failed=job.failed)
+        for request_id in output.failed_recving or ():
+            self.session.deny(request_id)
 
-    def _ended(self, output: Any) -> list[tuple[int, _Job]]:
-        """The jobs that the last rank has reported now."""
+    def _take_ended(self, output: Any) -> None:
+        """Move the jobs that the last rank has reported now."""
         meta = output.kv_connector_worker_meta
         failed_jobs: set[int] = getattr(meta, "failed_jobs", set())
-        ended: list[tuple[int, _Job]] = []
         for job_id, count in meta.completed_jobs.items() if meta is not None else ():
             job = self._jobs.get(job_id)
             if job is None:
@@ -209,14 +212,19 @@ class SchedulerSide:
             job.failed |= job_id in failed_jobs
             if job.ranks_left <= 0:
                 del self._jobs[job_id]
-                ended.append((job_id, job))
-        return ended
+                self._ended.append((job_id, job))
 
     def give_up(self) -> set[str]:
         """After a failure: let go of everything that no rank has heard of, and name the requests whose load is among it."""
         self.session.give_up()
+        self._abandon_ended()
         return self._unsent_loads | {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
 
     def settle(self, output: Any) -> None:
         """After `give_up`: slots of stores come back as the ranks end them. vLLM fences their blocks no more, so none is published."""
-        self.session.abandon([place for _job_id, job in self._ended(output) if job.store for place in job.places])
+        self._take_ended(output)
+        self._abandon_ended()
+
+    def _abandon_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        self.session.abandon([place for _job_id, job in ended if job.store for place in job.places])
