@@ -5,6 +5,13 @@ cd "$(dirname "$0")/../sidecar/core/engine"
 folder=${BENCH_FOLDER:-../../../build/bench}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
-command -v fio >/dev/null || { echo "bench: fio is missing; install it (Debian: apt-get install fio)" >&2; exit 1; }
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+# The peer that the device's figures stand beside.
+if ! command -v fio >/dev/null; then
+  command -v apt-get >/dev/null || { echo "bench: fio is missing and there is no apt-get to install it" >&2; exit 1; }
+  echo "bench: installing Debian package: fio"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fio >/dev/null
+fi
 cargo bench --locked --bench lookup
 cargo bench --locked --bench nvme -- "$folder" "${BENCH_PAIRS:-7}" 8
