@@ -126,7 +126,7 @@ def test_deleted_pool_waits_for_its_pod_and_then_cleans_its_disk(
     def told() -> bool:
         status = kube.pool(engine.namespace)["status"]
         tiers = status.get("tiers", [])
-        return any(tier.get("hitRatio") for tier in tiers) and all(tier.get("chunks") for tier in tiers)
+        return len(tiers) == 2 and all(tier.get("chunks") and tier.get("hitRatio") for tier in tiers)
 
     wait_for("the status to tell of the new pod; it stays as it is from the deletion on", told, 90)
     kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", engine.namespace)
