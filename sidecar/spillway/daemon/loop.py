@@ -16,7 +16,7 @@ FREE_SHARE, FREE_MIN, FREE_MAX = 10, 4, 64
 FIRST_GRANT = 16
 # Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever.
 PROMOTION_SHARE = 2
-# A flush that writes nothing for so long waits for room that does not come.
+# A flush that has nothing in flight for so long waits for room that does not come.
 FLUSH_STALL_SECONDS = 1.0
 
 Event = tuple[int, bytes, int, int, int]
@@ -65,10 +65,14 @@ class Loop:
         """Write what is still only in DRAM and make it durable, as far as the time and the room on NVMe go."""
         end = time.monotonic() + deadline_seconds
         left, moved_at = len(self._write_through), time.monotonic()
-        while left and self._write_through.is_usable and time.monotonic() < min(end, moved_at + FLUSH_STALL_SECONDS):
+        while left and self._write_through.is_usable and time.monotonic() < end:
             self.turn(timeout_ms=10)
-            if len(self._write_through) < left:
-                left, moved_at = len(self._write_through), time.monotonic()
+            now = time.monotonic()
+            # A write that is slow is no lack of room; for one that hangs the breaker takes the tier away.
+            if len(self._write_through) < left or self._write_through.is_writing:
+                left, moved_at = len(self._write_through), now
+            elif now - moved_at >= FLUSH_STALL_SECONDS:
+                break
         self._plane.flush(max(end - time.monotonic(), 0.0))
 
     def _take(self, event: Event) -> None:

@@ -43,6 +43,11 @@ class WriteThrough:
         """Chunks that wait."""
         return len(self._waiting)
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a write is in flight."""
+        return bool(self._writing)
+
     def holds(self, key: bytes) -> bool:
         """Whether NVMe holds a chunk: the core's word. Events are older than that."""
         return bool(self._plane.tiers([key])[0] & _core.TIER_NVME)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from spillway import _core
+from spillway.daemon import loop as loop_module
 from spillway.daemon.loop import Loop
 
 from tests.unit.core.pod import MIB, Event, Pod, keys_of
@@ -21,6 +22,13 @@ NVME_ONLY = bytes([_core.TIER_NVME]) * len(CHUNKS)
 BOTH = bytes([_core.TIER_DRAM | _core.TIER_NVME]) * len(CHUNKS)
 # Geometry, header page and extent table of a store, then whole extents.
 STORE_HEAD_BYTES = MIB
+
+
+def disk_of(extents: int, io_threads: int = 2) -> _core.NvmeOptions:
+    """A tier of whole extents whose I/O is never late."""
+    return _core.NvmeOptions(
+        capacity_bytes=STORE_HEAD_BYTES + extents * _core.EXTENT_BYTES, io_threads=io_threads, deadline_ms=5000
+    )
 
 
 class LoopedPod(Pod):
@@ -101,7 +109,7 @@ def test_chunk_that_several_requests_promote_counts_once(tmp_path: Path) -> None
 
 def test_disk_that_an_earlier_model_filled_goes_over_to_the_new_one(root: Path) -> None:
     """Extent by extent. Strides differ, so no slot of the one model fits a chunk of the other."""
-    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 2 * _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+    disk = disk_of(2)
     pod = LoopedPod(root, nvme=disk, arena_mib=128, dead_grace_seconds=0.1)
     old = pod.attach([[4_000_000]])
     stored = [range(first, first + 8) for first in range(0, 32, 8)]
@@ -126,7 +134,7 @@ def test_disk_that_an_earlier_model_filled_goes_over_to_the_new_one(root: Path) 
 
 
 def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_and_the_others_written_after(root: Path) -> None:
-    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 2 * _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+    disk = disk_of(2)
     pod = LoopedPod(root, nvme=disk, arena_mib=192, dead_grace_seconds=0.1)
     engine = pod.attach([[4_000_000]])
     pod.until("the arena", lambda: pod.plane.stats()["faulted_bytes"] == 192 * MIB)
@@ -145,7 +153,7 @@ def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_and_the_oth
 
 def test_disk_that_is_slower_than_the_engine_does_not_hold_up_evictions(root: Path) -> None:
     """What is being written cannot leave DRAM. Nothing completes here, because nobody polls between the stores."""
-    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 4 * _core.EXTENT_BYTES, io_threads=1, deadline_ms=5000)
+    disk = disk_of(4, io_threads=1)
     pod = LoopedPod(root, nvme=disk, arena_mib=192, dead_grace_seconds=0.1)
     engine = pod.attach([[4_000_000]])
     most = 0
@@ -159,7 +167,7 @@ def test_disk_that_is_slower_than_the_engine_does_not_hold_up_evictions(root: Pa
 
 def test_chunks_that_left_before_the_daemon_heard_of_them_do_not_stop_its_writes(root: Path) -> None:
     """After a restart the core tells of its chunks in batches. The first extents change hands before the last batch came."""
-    disk = _core.NvmeOptions(capacity_bytes=STORE_HEAD_BYTES + 3 * _core.EXTENT_BYTES, io_threads=2, deadline_ms=5000)
+    disk = disk_of(3)
     pod = Pod(root, nvme=disk, arena_mib=512, dead_grace_seconds=0.1)
     pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
     small, large = pod.attach([[60_000]]), pod.attach([[2_000_000]])
@@ -187,6 +195,24 @@ def test_chunks_that_left_before_the_daemon_heard_of_them_do_not_stop_its_writes
         successor.until("writing", lambda numbers=numbers: successor.on_nvme(numbers) == len(numbers))
     for engine in (small, large):
         engine.close()
+    successor.plane.close()
+
+
+def test_flush_waits_for_slow_writes_and_not_for_room_that_does_not_come(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks so large that no turn of 10 ms sees one written: each such turn would end the flush, were it taken for a stall."""
+    monkeypatch.setattr(loop_module, "FLUSH_STALL_SECONDS", 0.0)
+    pod = Pod(root, nvme=disk_of(6), arena_mib=1024, dead_grace_seconds=0.1)
+    engine = pod.attach([[60_000_000]])
+    pod.store(engine, range(6))
+    engine.close()
+    pod.plane.close()
+
+    successor = LoopedPod(root, nvme=disk_of(6), arena_mib=1024, dead_grace_seconds=0.1)
+    successor.until("the first writes", lambda: successor.plane.stats()["writes_in_flight"])
+    successor.loop.flush(20.0)
+    assert successor.on_nvme(range(6)) == 6
     successor.plane.close()
 
 
