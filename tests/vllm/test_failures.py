@@ -77,9 +77,8 @@ def test_exception_inside_a_hook_makes_the_connector_inert(make_engine: MakeEngi
     assert engine.ask("generate", prompt=prompt(4))["tokens"]
 
 
-def test_stores_under_way_when_a_hook_fails_give_their_slots_back_unpublished(
-    make_engine: MakeEngine, make_pod: MakePod
-) -> None:
+def with_stores_held(make_engine: MakeEngine, make_pod: MakePod) -> tuple[Pod, Engine]:
+    """An engine whose ranks have stores that do not end before `hold_copies` lets them."""
     pod = make_pod()
     pod.start_daemon()
     engine = make_engine(pod)
@@ -87,40 +86,40 @@ def test_stores_under_way_when_a_hook_fails_give_their_slots_back_unpublished(
     engine.ask("hold_copies", held=True)
     engine.ask("start", prompt=prompt(3), steps=4)
     assert engine.ask("facts")["jobs"] > 0
+    return pod, engine
+
+
+def wait_for_leases(pod: Pod, engine: Engine) -> None:
+    """Wait until no job is open and the engine holds no slot but those that were granted in advance."""
+
+    def settled() -> bool:
+        engine.ask("generate", prompt=prompt(0, 40), max_tokens=1)  # reports come with a step
+        facts = engine.ask("facts")
+        return facts["jobs"] == 0 and pod.slot_states().get(1, 0) == facts["granted"]
+
+    wait_for("the leases to come back", settled)
+
+
+def test_stores_under_way_when_a_hook_fails_give_their_slots_back_unpublished(
+    make_engine: MakeEngine, make_pod: MakePod
+) -> None:
+    pod, engine = with_stores_held(make_engine, make_pod)
     engine.ask("break_hook", name="sent")
     engine.ask("step", steps=1)
     assert "broken by the test" in engine.ask("facts")["problem"]
     engine.ask("hold_copies", held=False)
     engine.ask("finish")
-
-    def settled() -> bool:
-        engine.ask("generate", prompt=prompt(0, 40), max_tokens=1)  # reports come with a step
-        facts = engine.ask("facts")
-        return facts["jobs"] == 0 and pod.slot_states().get(1, 0) == facts["granted"]
-
-    wait_for("the leases to come back", settled)
+    wait_for_leases(pod, engine)
     assert pod.chunks()[0] == 0
 
 
 def test_stores_that_end_in_the_step_that_fails_keep_no_slot(make_engine: MakeEngine, make_pod: MakePod) -> None:
-    pod = make_pod()
-    pod.start_daemon()
-    engine = make_engine(pod)
-    engine.warm_up()
-    engine.ask("hold_copies", held=True)
-    engine.ask("start", prompt=prompt(3), steps=4)
-    assert engine.ask("facts")["jobs"] > 0
+    pod, engine = with_stores_held(make_engine, make_pod)
     engine.ask("break_completion")
     engine.ask("hold_copies", held=False)
     engine.ask("finish")
     assert "broken by the test" in engine.ask("facts")["problem"]
-
-    def settled() -> bool:
-        engine.ask("generate", prompt=prompt(0, 40), max_tokens=1)  # reports come with a step
-        facts = engine.ask("facts")
-        return facts["jobs"] == 0 and pod.slot_states().get(1, 0) == facts["granted"]
-
-    wait_for("the leases to come back", settled)
+    wait_for_leases(pod, engine)
 
 
 def test_engine_that_ends_inert_gives_everything_back_though_its_process_lives(

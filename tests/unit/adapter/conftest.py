@@ -11,6 +11,8 @@ import pytest
 from spillway.adapters.vllm.copier import DeviceCopy
 from spillway.adapters.vllm.copy_thread import Begun, CopyThread
 
+from tests.unit.clock import Clock
+
 SIZE_BYTES = 1 << 20
 SECONDS = 10.0
 
@@ -34,14 +36,6 @@ class FakeEvent:
         if self.broken is not None:
             raise RuntimeError(self.broken)
         return self.ended
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Copies:

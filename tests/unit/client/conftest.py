@@ -5,25 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from spillway import _core
 from spillway.client import Gate, Group, Link, RankLink, Session, StoreOffer, Verdict
 
+from tests.unit.clock import Clock
 from tests.unit.core.pod import FINGERPRINT, Pod, key_of
 
 CHUNK_TOKENS = 256
 SLICE_BYTES = 100_000
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Side:
