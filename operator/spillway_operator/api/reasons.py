@@ -92,6 +92,8 @@ class Reason(StrEnum):
     """A node's folder could not be removed; the message names node and path."""
     DISK_FOLDER_ABSENT = "DiskFolderAbsent"
     """A node that pods of the deleted pool ran on has no folder of it: never made, removed, or its disk not mounted."""
+    UNINSTALLED = "Uninstalled"
+    """Spillway was uninstalled and the pool's data stays on disks of nodes; the message names folder and nodes."""
     WEBHOOK_SERVING = "WebhookServing"
     """The API server trusts the webhook and a replica is ready."""
     WEBHOOK_NOT_SERVING = "WebhookNotServing"

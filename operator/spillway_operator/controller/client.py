@@ -38,6 +38,7 @@ class FieldManager(StrEnum):
     CHILDREN = "spillway-children"
     CERTIFICATES = "spillway-certificates"
     STATUS_KEYS = "spillway-status-keys"
+    UNINSTALL = "spillway-uninstall"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ NODES = Resource("v1", "Node", "nodes")
 EVENTS = Resource("v1", "Event", "events")
 SECRETS = Resource("v1", "Secret", "secrets")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
+DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 STORAGE_CLASSES = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses")

@@ -19,7 +19,7 @@ from spillway_operator.controller import certificates, settings, status_keys
 from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.webhook.settings import WebhookSettings
 
-from tests.cluster.settings import PROJECT
+from dev.cluster.settings import PROJECT
 
 Manifest = dict[str, Any]
 GOLDEN = PROJECT / "tests" / "golden" / "chart" / "default.yaml"
@@ -32,7 +32,7 @@ def find(manifests: list[Manifest], kind: str, name: str) -> Manifest:
 
 
 def pod_specs(manifests: list[Manifest]) -> list[Manifest]:
-    return [m["spec"]["template"]["spec"] for m in manifests if m["kind"] == "Deployment"]
+    return [m["spec"]["template"]["spec"] for m in manifests if m["kind"] in ("Deployment", "Job")]
 
 
 def rules_of(manifests: list[Manifest], account: str) -> list[Manifest]:
@@ -63,7 +63,7 @@ def test_the_chart_carries_the_generated_crd(chart: Path) -> None:
 
 def test_every_pod_meets_the_restricted_level(manifests: list[Manifest]) -> None:
     specs = pod_specs(manifests)
-    assert len(specs) == 2
+    assert len(specs) == 3
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -189,3 +189,20 @@ def test_an_older_kubernetes_is_refused(render: Callable[..., str]) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         render(kube_version="1.32.0")
     assert "1.33" in refused.value.stderr
+
+
+def test_uninstalling_lets_pools_go_first_and_its_rights_last_no_longer(manifests: list[Manifest]) -> None:
+    hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    assert {m["metadata"]["name"] for m in hooks} == {"spillway-uninstall"}
+    for hook in hooks:
+        annotations = hook["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-delete"
+        assert set(annotations["helm.sh/hook-delete-policy"].split(",")) == {
+            "before-hook-creation",
+            "hook-succeeded",
+            "hook-failed",
+        }
+    job = find(manifests, "Job", "spillway-uninstall")
+    assert job["metadata"]["annotations"]["helm.sh/hook-weight"] == "1", "after the rights that it needs"
+    # Helm's own patience is 300 s.
+    assert job["spec"]["activeDeadlineSeconds"] < 300

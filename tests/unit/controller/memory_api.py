@@ -42,9 +42,9 @@ class MemoryApi(ApiServer):
         if namespace is not None:
             found = [manifest for manifest in found if manifest["metadata"].get("namespace") == namespace]
         if label_selector is not None:
-            label, _, value = label_selector.partition("=")
-            labels = [(manifest, manifest["metadata"].get("labels") or {}) for manifest in found]
-            found = [manifest for manifest, has in labels if label in has and value in ("", has[label])]
+            for label, _, value in (wanted.partition("=") for wanted in label_selector.split(",")):
+                labels = [(manifest, manifest["metadata"].get("labels") or {}) for manifest in found]
+                found = [manifest for manifest, has in labels if label in has and value in ("", has[label])]
         return found
 
     async def create(self, manifest: Manifest, resource: Resource) -> Manifest:
@@ -65,6 +65,8 @@ class MemoryApi(ApiServer):
             after["status"] = manifest["status"]
         elif manager is FieldManager.FINALIZER:
             after["metadata"]["finalizers"] = manifest["metadata"].get("finalizers", [])
+        elif manager is FieldManager.UNINSTALL:
+            after["spec"] = manifest["spec"]
         after["metadata"]["resourceVersion"] = str(int(before["metadata"].get("resourceVersion", 0)) + 1)
         return self.put(resource, after)
 
