@@ -1,5 +1,5 @@
 # Spillway's two images: `control` (operator and webhook) and `sidecar` (daemon, supervisor, and the client that it hands
-# to engines). Context: the repository's root, of which only build/images travels; `python -m tests.cluster images` fills
+# to engines). Context: the repository's root, of which only build/images travels; `python -m dev.cluster images` fills
 # it with wheels, locked requirements and the supervisor, and builds. With a container engine of your own, after that:
 #   docker build --target sidecar -t spillway-sidecar .
 ARG BASE=docker.io/library/python:3.11-slim-bookworm

@@ -11,10 +11,10 @@ RUN := uv run --no-sync
 PY := $(RUN) python
 PARTS ?=
 
-.PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
 
 setup: ## Install what building and testing need (Debian packages, uv, Rust, Go) and the Python environment; idempotent
 	@bash tools/setup.sh
@@ -40,20 +40,23 @@ test-engine: setup ## A real vLLM engine in one process against a real sidecar d
 test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
 	@$(PY) tools/test_parts.py e2e
 
+test-commands: setup ## The README's commands one after the other and interrupted, and what they leave on the machine (20 minutes)
+	@$(PY) tools/test_parts.py commands
+
 bench: setup ## Benchmarks, each figure beside its bound or peer of the same run
 	@bash tools/bench.sh
 
-images: setup ## Build the images and load them into the cluster
-	@$(PY) -m tests.cluster images
+images: setup ## Build the images and load them into the tests' cluster
+	@$(PY) -m dev.cluster images
 
-cluster-up: setup ## Get a Kubernetes: SPILLWAY_CONTEXT, else kind, else host processes; a second call is a no-op
-	@$(PY) -m tests.cluster up
+cluster-up: setup ## Get the tests' Kubernetes: SPILLWAY_CONTEXT, else kind, else host processes; a second call is a no-op
+	@$(PY) -m dev.cluster up
 
-cluster-down: ## End the cluster that cluster-up made and leave nothing behind
-	@$(PY) -m tests.cluster down
+cluster-down: ## End the tests' cluster and leave nothing behind; the demo's is another
+	@$(PY) -m dev.cluster down
 
 demo: setup ## The first pool: a chat whose KV cache outlives its engine and its pod
 	@$(PY) -m demo up
 
-demo-down: ## Remove what `make demo` made, the cluster included
+demo-down: ## Remove what `make demo` made, from whatever state, the cluster included
 	@$(PY) -m demo down

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import PurePosixPath
 
 import typer
 
-from demo import story
+from demo import node_folder, story
+from demo.removal import Removal
 from demo.report import REPORT
-from tests.cluster import images, installation
-from tests.cluster.commands import ClusterError
-from tests.cluster.progress import say
-from tests.cluster.provider import Provider, choose_provider
-from tests.cluster.settings import Settings
+from dev.cluster import images
+from dev.cluster.commands import ClusterError
+from dev.cluster.installation import NAMESPACE, Installation
+from dev.cluster.instance import DEMO
+from dev.cluster.progress import say
+from dev.cluster.provider import Provider, choose_provider
+from dev.cluster.settings import Settings
 from tests.e2e.kit.kube import Kube
 
 _IMAGES = ("engine", "control", "sidecar")
 _CONTROL = "localhost/spillway-control:dev"
 _ENGINE = "localhost/vllm-cpu:0.32.0"
+_FOLDER = PurePosixPath(DEMO.folder)
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -27,16 +31,17 @@ app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=F
 def up() -> None:
     """Get a cluster, install Spillway, talk to the example's engine, end it twice, and print what was reused."""
     settings = Settings.from_environment()
-    provider = choose_provider(settings)
+    provider = choose_provider(settings, DEMO)
     say(f"Kubernetes: {provider.name}")
     provider.up()
     images.ensure(settings, provider, list(_IMAGES))
-    installation.install(host_path_prefixes=[str(story.FOLDER)])
+    installation = Installation(settings, DEMO, provider)
+    installation.install(host_path_prefixes=[str(_FOLDER)])
     kube = _connect(provider)
-    story.make_folder(kube, provider.image_reference(_CONTROL))
-    tale = story.Story(kube, {_ENGINE: provider.image_reference(_ENGINE)})
-    tale.clear()
-    report = tale.tell()
+    control = provider.image_reference(_CONTROL)
+    _remove_example(kube, installation, control)
+    node_folder.make(kube, control, _FOLDER)
+    report = story.Story(kube, {_ENGINE: provider.image_reference(_ENGINE)}).tell()
     report.write()
     report.show()
     say(f"the same as JSON: {REPORT}; the cluster stays up, `make demo-down` ends it")
@@ -46,21 +51,32 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Remove the example and Spillway, and end the cluster that `up` made."""
-    provider = choose_provider(Settings.from_environment())
-    if provider.is_up():
-        kube = _connect(provider)
-        story.Story(kube, {}).clear()
-        if kube.get("v1", "Namespace", installation.NAMESPACE) is not None:
-            story.remove_folder(kube, provider.image_reference(_CONTROL))
-        installation.uninstall()
+    """Remove the example, its folder and Spillway, and end the cluster if `up` made it."""
+    settings = Settings.from_environment()
+    provider = choose_provider(settings, DEMO)
+    undone: list[str] = []
+    if not provider.is_ours and provider.kubeconfig().exists():
+        if not provider.is_up():
+            raise ClusterError(
+                f"the cluster of context {settings.context} does not answer, so what the demo made there stays: namespaces "
+                f"{story.NAMESPACE} and {NAMESPACE}, the CRD, {_FOLDER} on a node; run this again when it does"
+            )
+        installation = Installation(settings, DEMO, provider)
+        undone = Removal(_connect(provider), installation, provider.image_reference(_CONTROL), _FOLDER).run()
+    if undone:
+        raise ClusterError("\n".join(["not everything could be removed; run this again:", *undone]))
     provider.down()
 
 
+def _remove_example(kube: Kube, installation: Installation, image: str) -> None:
+    """What an earlier run left of the example; Spillway stays."""
+    undone = Removal(kube, installation, image, _FOLDER).remove_example()
+    if undone:
+        raise ClusterError("\n".join(["an earlier run's example could not be removed:", *undone]))
+
+
 def _connect(provider: Provider) -> Kube:
-    path = str(provider.kubeconfig())
-    os.environ["KUBECONFIG"] = path
-    return Kube(path)
+    return Kube(str(provider.kubeconfig()))
 
 
 def main() -> int:

@@ -1,19 +1,22 @@
-"""A folder on the cluster's node, made and removed by a pod, because the node need not be this machine."""
+"""A folder on the cluster's node, made and removed by a pod, because the node need not be this machine.
+
+The pod has a namespace of its own: Spillway's may be gone when the folder is removed.
+"""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Final
 
-from tests.cluster.installation import NAMESPACE
-from tests.e2e.kit.kube import Kube, describe
-from tests.e2e.kit.manifests import Manifest
+from tests.e2e.kit.kube import Kube
+from tests.e2e.kit.manifests import Manifest, make_namespace
 from tests.e2e.kit.waiting import wait_for
 
+_NAMESPACE: Final = "quickstart-node-folder"
 _POD: Final = "node-folder"
 _SECONDS: Final = 90
 _MAKE: Final = "import os, sys; os.makedirs(sys.argv[1], exist_ok=True); os.chown(sys.argv[1], 65532, 65532)"
-_REMOVE: Final = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+_REMOVE: Final = "import os, shutil, sys; os.path.isdir(sys.argv[1]) and shutil.rmtree(sys.argv[1])"
 
 
 def make(kube: Kube, image: str, folder: PurePosixPath) -> None:
@@ -27,27 +30,34 @@ def remove(kube: Kube, image: str, folder: PurePosixPath) -> None:
 
 
 def _run(kube: Kube, image: str, folder: PurePosixPath, script: str) -> None:
-    kube.delete("v1", "Pod", _POD, NAMESPACE)
-    wait_for("an earlier pod to be gone", lambda: kube.get("v1", "Pod", _POD, NAMESPACE) is None, _SECONDS)
+    _drop_namespace(kube)
+    # The pod mounts a folder of the node, which a stricter level would refuse.
+    kube.apply(make_namespace(_NAMESPACE, **{"pod-security.kubernetes.io/enforce": "privileged"}))
     kube.apply(_pod(image, folder, script))
 
     def succeeded() -> bool:
-        pod = kube.get("v1", "Pod", _POD, NAMESPACE)
+        pod = kube.get("v1", "Pod", _POD, _NAMESPACE)
         assert pod is not None
         phase = pod.get("status", {}).get("phase")
         if phase != "Succeeded":
-            raise AssertionError(f"{describe(pod)} {kube.logs(NAMESPACE, _POD, 'script') if phase == 'Failed' else ''}")
+            log = kube.logs(_NAMESPACE, _POD, "script") if phase == "Failed" else ""
+            raise AssertionError(f"{kube.describe(pod)} {log}")
         return True
 
     wait_for(f"the pod that prepares {folder}", succeeded, _SECONDS)
-    kube.delete("v1", "Pod", _POD, NAMESPACE)
+    _drop_namespace(kube)
+
+
+def _drop_namespace(kube: Kube) -> None:
+    kube.delete("v1", "Namespace", _NAMESPACE)
+    wait_for(f"namespace {_NAMESPACE} to be gone", lambda: kube.get("v1", "Namespace", _NAMESPACE) is None, _SECONDS)
 
 
 def _pod(image: str, folder: PurePosixPath, script: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": _POD, "namespace": NAMESPACE},
+        "metadata": {"name": _POD, "namespace": _NAMESPACE},
         "spec": {
             "restartPolicy": "Never",
             "containers": [

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 import yaml
 
-from demo import chat, node_folder
+from demo import chat
 from demo.conversations import conversations, warm_up
 from demo.report import Phase, Report
-from tests.cluster.progress import say, step
+from dev.cluster.progress import say, step
 from tests.e2e.kit.engine import Engine, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.waiting import wait_for
 
 NAMESPACE: Final = "quickstart"
-FOLDER: Final = PurePosixPath("/var/lib/spillway-quickstart")
 _EXAMPLE: Final = Path(__file__).resolve().parent.parent / "examples" / "quickstart.yaml"
-_POOL: Final = ("spillway.dev/v1alpha1", "KVCachePool", "chat")
 _DURABLE_SECONDS: Final = 120
-_GONE_SECONDS: Final = 180
 
 
 class Story:
@@ -46,27 +43,6 @@ class Story:
             self._engine.delete_pod()
         replaced = self._hold("in a new pod, from NVMe")
         return Report(cold, restarted, replaced)
-
-    def clear(self) -> None:
-        """Delete the pool (the operator cleans the node), then the namespace."""
-        if self._kube.get("v1", "Namespace", NAMESPACE) is None:
-            return
-        version, kind, name = _POOL
-        if self._has_pools():
-            self._kube.delete("apps/v1", "Deployment", "vllm", NAMESPACE)
-            self._kube.delete(version, kind, name, NAMESPACE)
-            wait_for(
-                "the pool to be gone", lambda: self._kube.get(version, kind, name, NAMESPACE) is None, _GONE_SECONDS
-            )
-        self._kube.delete("v1", "Namespace", NAMESPACE)
-        gone = wait_for(
-            "the namespace to be gone", lambda: self._kube.get("v1", "Namespace", NAMESPACE) is None, _GONE_SECONDS
-        )
-        assert gone
-
-    def _has_pools(self) -> bool:
-        crd = self._kube.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", "kvcachepools.spillway.dev")
-        return crd is not None
 
     def _apply_example(self) -> None:
         text = _EXAMPLE.read_text()
@@ -99,11 +75,3 @@ class Story:
             return True
 
         wait_for("NVMe to hold what DRAM holds", durable, _DURABLE_SECONDS)
-
-
-def make_folder(kube: Kube, image: str) -> None:
-    node_folder.make(kube, image, FOLDER)
-
-
-def remove_folder(kube: Kube, image: str) -> None:
-    node_folder.remove(kube, image, FOLDER)

@@ -1,1 +1,1 @@
-"""Tests, and the programs that they stand on: `tests.cluster` gives a Kubernetes."""
+"""Tests of Spillway; `dev.cluster` gives those that need one a Kubernetes."""

@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "build" / "test-reports"
+# There while a cluster is up that `make test` brought up: a killed run's is ended by the next.
+MADE_BY_TESTS = REPORTS / "cluster-is-ours"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.M)
 
 
@@ -94,17 +96,23 @@ def run_engine() -> Outcome:
 
 
 def run_e2e() -> Outcome:
-    """A real Kubernetes with Spillway installed; the cluster is left as it was found: up if it was up, down otherwise."""
-    was_up = subprocess.run([sys.executable, "-m", "tests.cluster", "status"], cwd=ROOT, check=False).returncode == 0
+    """A real Kubernetes of the tests' own with Spillway installed; one that was up before stays up, but for what a test
+    run left that was killed."""
+    was_up = subprocess.run([sys.executable, "-m", "dev.cluster", "status"], cwd=ROOT, check=False).returncode == 0
+    ends_it = not was_up or MADE_BY_TESTS.exists()
+    if ends_it:
+        REPORTS.mkdir(parents=True, exist_ok=True)
+        MADE_BY_TESTS.touch()
     try:
         for step in ("up", "images"):
-            prepared = run_command(sys.executable, "-m", "tests.cluster", step)
+            prepared = run_command(sys.executable, "-m", "dev.cluster", step)
             if prepared.failed:
                 return prepared
         return run_pytest("e2e", "tests/e2e", "tests/unit", "-m", "cluster", "-v", "-s", "--durations=12")
     finally:
-        if not was_up and not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
-            run_command(sys.executable, "-m", "tests.cluster", "down")
+        if ends_it and not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
+            run_command(sys.executable, "-m", "dev.cluster", "down")
+            MADE_BY_TESTS.unlink(missing_ok=True)
 
 
 PARTS: dict[str, Callable[[], Outcome]] = {
@@ -114,18 +122,23 @@ PARTS: dict[str, Callable[[], Outcome]] = {
     "engine": run_engine,
     "e2e": run_e2e,
 }
+# What takes long and rarely breaks: run by name only.
+BY_NAME: dict[str, Callable[[], Outcome]] = {
+    "commands": lambda: run_pytest("commands", "tests/commands", "-m", "commands", "-v", "-s"),
+}
 
 
 def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in PARTS]
+    known = {**PARTS, **BY_NAME}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"unknown part {unknown[0]!r}; the parts are: {', '.join(PARTS)}", file=sys.stderr)
+        print(f"unknown part {unknown[0]!r}; the parts are: {', '.join(known)}", file=sys.stderr)
         return 2
     outcomes: dict[str, tuple[Outcome, float]] = {}
     for name in names or PARTS:
         print(f"\n=== {name}", flush=True)
         started = time.monotonic()
-        outcomes[name] = (PARTS[name](), time.monotonic() - started)
+        outcomes[name] = (known[name](), time.monotonic() - started)
     print(f"\n{'part':<8} {'seconds':>8} {'passed':>7} {'failed':>7} {'skipped':>8}")
     for name, (outcome, seconds) in outcomes.items():
         print(f"{name:<8} {seconds:>8.0f} {outcome.passed:>7} {outcome.failed:>7} {outcome.skipped:>8}")

@@ -1,4 +1,4 @@
-"""Spillway installed once per run on the cluster of tests/cluster; a namespace and a folder of its own per module."""
+"""Spillway installed once per run on a cluster of the tests' own; a namespace and a folder of its own per module."""
 
 from __future__ import annotations
 
@@ -9,37 +9,44 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import installation
-from tests.e2e.kit.kube import Kube, describe
+from dev.cluster.installation import Installation
+from dev.cluster.instance import E2E
+from tests.e2e.kit.demo_shaped import half_of_the_cpu_taken
+from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
-HOST_PATH_PREFIX = Path("/var/lib/spillway-e2e")
 SIDECAR_UID = 65532
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> str:
-    """Kubeconfig of the cluster that `make test-e2e` brought up."""
-    path = installation.kubeconfig()
-    os.environ["KUBECONFIG"] = path
-    return path
+def installation() -> Installation:
+    """Spillway on the tests' own cluster; whoever else's Spillway is met there is refused."""
+    return Installation.of(E2E)
 
 
 @pytest.fixture(scope="session")
-def kube(kubeconfig: str) -> Iterator[Kube]:
+def kubeconfig(installation: Installation) -> str:
+    """Kubeconfig of the cluster that `make test-e2e` brought up."""
+    return installation.kubeconfig()
+
+
+@pytest.fixture(scope="session")
+def kube(kubeconfig: str, installation: Installation) -> Iterator[Kube]:
     """The API server, with Spillway installed from charts/spillway and serving."""
-    HOST_PATH_PREFIX.mkdir(parents=True, exist_ok=True)
-    os.chown(HOST_PATH_PREFIX, SIDECAR_UID, SIDECAR_UID)
-    installation.install(host_path_prefixes=[str(HOST_PATH_PREFIX)])
-    yield Kube(kubeconfig)
+    E2E.folder.mkdir(parents=True, exist_ok=True)
+    os.chown(E2E.folder, SIDECAR_UID, SIDECAR_UID)
+    installation.install(host_path_prefixes=[str(E2E.folder)])
+    kube = Kube(kubeconfig)
+    with half_of_the_cpu_taken(kube):
+        yield kube
     if not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
         installation.uninstall()
-        shutil.rmtree(HOST_PATH_PREFIX, ignore_errors=True)
+        shutil.rmtree(E2E.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def transcript(kube: Kube, kubeconfig: str) -> Transcript:
+def transcript(kube: Kube, kubeconfig: str, installation: Installation) -> Transcript:
     """What kubectl says at a step, held to docs/transcript/."""
     return Transcript(installation.kubectl(), kubeconfig)
 
@@ -59,7 +66,7 @@ def swapping_sidecar_image() -> str:
 @pytest.fixture(scope="module")
 def host_path(namespace_name: str) -> Iterator[Path]:
     """A folder below the allowed prefix for one module's pool, owned by the sidecar's user."""
-    folder = HOST_PATH_PREFIX / namespace_name
+    folder = E2E.folder / namespace_name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.chown(folder, SIDECAR_UID, SIDECAR_UID)
@@ -104,7 +111,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         lines = []
         for pod in kube.items("v1", "Pod", namespace):
             name = pod["metadata"]["name"]
-            lines.append(f"pod {name}: {describe(pod)}")
+            lines.append(f"pod {name}: {kube.describe(pod)}")
             lines.append(f"sidecar's log:\n{kube.logs(namespace, name, 'spillway')}")
         for pool in kube.items("spillway.dev/v1alpha1", "KVCachePool", namespace):
             lines.append(f"pool {pool['metadata']['name']}: {pool.get('status')}")

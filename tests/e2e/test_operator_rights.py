@@ -9,14 +9,14 @@ import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from tests.cluster import installation
+from dev.cluster.installation import NAMESPACE as RELEASE_NAMESPACE
 from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
 from tests.e2e.kit.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
-ACCOUNT = f"system:serviceaccount:{installation.NAMESPACE}:spillway-operator"
+ACCOUNT = f"system:serviceaccount:{RELEASE_NAMESPACE}:spillway-operator"
 POD = "probe"
 Change = Callable[[Manifest], None]
 
@@ -31,7 +31,7 @@ def namespace(kube: Kube, clean_namespace: str) -> str:
     """With an injected pod, and a Role that lets the operator change pods, which the chart never gives."""
     metadata = {"name": "change-pods", "namespace": clean_namespace}
     group = "rbac.authorization.k8s.io"
-    subject = {"kind": "ServiceAccount", "name": "spillway-operator", "namespace": installation.NAMESPACE}
+    subject = {"kind": "ServiceAccount", "name": "spillway-operator", "namespace": RELEASE_NAMESPACE}
     kube.apply(
         make_namespace(clean_namespace),
         make_pool(clean_namespace),

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.kit.kube import Kube, describe
+from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import Manifest
 from tests.e2e.kit.waiting import wait_for
 
@@ -82,7 +82,7 @@ class Engine:
             pod = self.pod()
             conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", [])}
             if conditions.get("Ready") != "True":
-                raise AssertionError(describe(pod))
+                raise AssertionError(self.kube.describe(pod))
             httpx.get(f"{self.service_url()}/health", timeout=5, trust_env=False).raise_for_status()
             return pod
 
@@ -128,11 +128,19 @@ class Engine:
                     return time.monotonic() - started
         raise AssertionError("the stream ended without a token")
 
+    def pod_ip(self) -> str:
+        """Raises AssertionError with what keeps the pod where it has no address yet."""
+        pod = self.pod()
+        address = pod.get("status", {}).get("podIP")
+        if not address:
+            raise AssertionError(self.kube.describe(pod))
+        return str(address)
+
     def engine_metrics(self) -> dict[str, float]:
-        return scrape(f"http://{self.pod()['status']['podIP']}:8000/metrics")
+        return scrape(f"http://{self.pod_ip()}:8000/metrics")
 
     def sidecar_metrics(self) -> dict[str, float]:
-        return scrape(f"http://{self.pod()['status']['podIP']}:9464/metrics")
+        return scrape(f"http://{self.pod_ip()}:9464/metrics")
 
     def external_tokens(self) -> float:
         """Prompt tokens that vLLM itself counts as come from outside, in this life of the engine."""

@@ -106,22 +106,35 @@ class Kube:
         except ApiException as error:
             return f"<no log of {container}: {error.reason}>"
 
+    def describe(self, pod: Manifest) -> str:
+        """What a person would look at first when a pod is not as expected: phase, conditions, containers, last Event."""
+        status, metadata = pod.get("status", {}), pod["metadata"]
+        return json.dumps(
+            {
+                "phase": status.get("phase"),
+                "conditions": {c["type"]: _tell(c) for c in status.get("conditions", [])},
+                "last event": self._last_event(metadata["namespace"], metadata["uid"]),
+                "annotations": metadata.get("annotations"),
+                "containers": [
+                    {"name": c["name"], "ready": c["ready"], "restarts": c["restartCount"], "state": c.get("state")}
+                    for c in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+                ],
+            },
+            default=str,
+        )
+
+    def _last_event(self, namespace: str, uid: str) -> str | None:
+        events = self.items("v1", "Event", namespace, field_selector=f"involvedObject.uid={uid}")
+        last = max(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", default=None)
+        return None if last is None else f"{last.get('type')} {last.get('reason')}: {last.get('message')}"
+
     def scale(self, namespace: str, deployment: str, replicas: int) -> None:
         self.patch("apps/v1", "Deployment", deployment, namespace, {"spec": {"replicas": replicas}})
 
 
-def describe(pod: Manifest) -> str:
-    """What a person would look at first when a pod is not as expected."""
-    status = pod.get("status", {})
-    return json.dumps(
-        {
-            "phase": status.get("phase"),
-            "conditions": {c["type"]: c["status"] for c in status.get("conditions", [])},
-            "annotations": pod["metadata"].get("annotations"),
-            "containers": [
-                {"name": c["name"], "ready": c["ready"], "restarts": c["restartCount"], "state": c.get("state")}
-                for c in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-            ],
-        },
-        default=str,
-    )
+def _tell(condition: Manifest) -> str:
+    """A condition's status, with why where it is not met."""
+    if condition["status"] == "True":
+        return "True"
+    why = f"{condition.get('reason', '')} {condition.get('message', '')}".strip()
+    return f"{condition['status']} ({why})" if why else str(condition["status"])

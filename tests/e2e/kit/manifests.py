@@ -7,6 +7,7 @@ from typing import Any
 Manifest = dict[str, Any]
 
 ENGINE_IMAGE = "localhost/vllm-cpu:0.32.0"
+CONTROL_IMAGE = "localhost/spillway-control:dev"
 
 
 def make_namespace(name: str, **labels: str) -> Manifest:
@@ -29,11 +30,13 @@ def make_pool(
         if host_path is not None:
             volume = {"type": "HostPath", "hostPath": {"path": host_path}}
         tiers["nvme"] = {"capacity": nvme, "volume": volume, "io": {"deadline": "2s"}}
+    # Four of a module's pods fit beside the demo's engine on two cores.
+    sidecar = {"resources": {"requests": {"cpu": "50m"}}}
     return {
         "apiVersion": "spillway.dev/v1alpha1",
         "kind": "KVCachePool",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"tiers": tiers, **spec},
+        "spec": {"tiers": tiers, "sidecar": sidecar, **spec},
     }
 
 
@@ -79,7 +82,7 @@ def make_engine(
         "ports": [{"name": "http", "containerPort": 8000}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1, "failureThreshold": 600},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
-        "resources": {"requests": {"cpu": "100m", "memory": "2Gi"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "2Gi"}},
     }
     deployment = {
         "apiVersion": "apps/v1",

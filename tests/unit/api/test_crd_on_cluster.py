@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
 from spillway_operator.api import names, parse_pool
-from spillway_operator.api.crd import build_crd
 
-from tests.cluster import installation
+from dev.cluster.installation import Installation
+from dev.cluster.instance import E2E
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.waiting import wait_for
 
@@ -24,10 +23,11 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="session")
 def kube() -> Iterator[Kube]:
-    """The API server that KUBECONFIG names, else the project's cluster, with the CRD of this tree."""
-    named = os.environ.get("KUBECONFIG")
-    kube = Kube(named if named and Path(named).exists() else installation.kubeconfig())
-    kube.apply(build_crd(), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    """The API server of the tests' own cluster, with the CRD of this tree."""
+    installation = Installation.of(E2E)
+    installation.install_crd()
+    kube = Kube(installation.kubeconfig())
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     wait_for("the CRD to be served", lambda: _is_served(kube), 30)
     yield kube
     kube.delete("v1", "Namespace", NAMESPACE)

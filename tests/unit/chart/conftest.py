@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import binaries
-from tests.cluster.settings import PROJECT, Settings
+from dev.cluster import binaries
+from dev.cluster.settings import PROJECT, Settings
 
 Render = Callable[..., str]
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.cluster.installation import describe_unready
+import pytest
+
+from dev.cluster.commands import ClusterError
+from dev.cluster.installation import Installation, describe_unready
+from dev.cluster.instance import E2E
 
 
 def pod(name: str, **status: Any) -> dict[str, Any]:
@@ -35,3 +39,22 @@ def test_tells_what_keeps_each_pod_and_says_nothing_of_ready_ones() -> None:
         "pod fresh: Pending",
         "pod warned: FailedMount no folder",
     ]
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        ({"namespace spillway-system": ""}, "not by `e2e`"),
+        ({"crd kvcachepools.spillway.dev": ""}, "uninstall it first"),
+        ({"namespace spillway-system": "demo"}, "`make demo-down` removes it"),
+        ({"namespace spillway-system": "e2e", "crd kvcachepools.spillway.dev": "demo"}, "`make demo-down` removes it"),
+    ],
+)
+def test_somebody_elses_spillway_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, there: dict[str, str], says: str
+) -> None:
+    installation = Installation.__new__(Installation)
+    installation._instance = E2E
+    monkeypatch.setattr(Installation, "made_by", lambda _: there)
+    with pytest.raises(ClusterError, match=says):
+        installation.install()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.embedded import machine
-from tests.cluster.embedded.machine import Machine
+from dev.cluster.embedded import machine
+from dev.cluster.embedded.machine import Machine
 
-EMPTY = Machine([], [], ["lo"], [], [], [], [], [], ["vm/panic_on_oom=0"])
+EMPTY = Machine(["/var/lib/cni"], ["vm/panic_on_oom=0"])
 
 
 def test_nothing_added_when_nothing_changed() -> None:
@@ -18,9 +18,9 @@ def test_nothing_added_when_nothing_changed() -> None:
 
 
 def test_tells_what_is_new_by_kind() -> None:
-    after = replace(EMPTY, links=["lo", "spillway0"], sysctls=["vm/panic_on_oom=1"])
+    after = replace(EMPTY, folders=["/var/lib/cni", "/opt/cni"], sysctls=["vm/panic_on_oom=1"])
     added = {kind: entries for kind, entries in after.added_since(EMPTY).items() if entries}
-    assert added == {"links": ["spillway0"], "sysctls": ["vm/panic_on_oom=1"]}
+    assert added == {"folders": ["/opt/cni"], "sysctls": ["vm/panic_on_oom=1"]}
 
 
 def test_survives_saving(tmp_path: Path) -> None:
@@ -37,5 +37,5 @@ def test_new_folder_goes_unless_it_holds_something(
     folder.mkdir()
     (folder / "cni.lock").write_text(content)
     monkeypatch.setattr(machine, "_FOLDERS", (folder,))
-    machine.restore(replace(EMPTY, sysctls=[]))
+    machine.restore(Machine([], []))
     assert folder.exists() is stays

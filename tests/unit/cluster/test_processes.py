@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.commands import ClusterError, wait_until
-from tests.cluster.embedded.paths import Paths
-from tests.cluster.embedded.processes import Processes
+from dev.cluster.commands import ClusterError, wait_until
+from dev.cluster.embedded.paths import Paths
+from dev.cluster.embedded.processes import Processes
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_starts_once_and_stops(paths: Paths) -> None:
 
 def test_spares_a_process_that_reused_the_pid(paths: Paths, sleeper: subprocess.Popen[bytes]) -> None:
     paths.processes.mkdir(parents=True)
-    reused = {"pid": sleeper.pid, "comm": "sleep", "start_ticks": 1}
+    reused = {"pid": sleeper.pid, "start_ticks": 1}
     (paths.processes / "one.json").write_text(json.dumps(reused))
     processes = Processes(paths)
     assert not processes.is_running("one")

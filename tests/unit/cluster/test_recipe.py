@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.images.recipe import Recipe
+from dev.cluster.images.recipe import Recipe
 
 
 @pytest.fixture

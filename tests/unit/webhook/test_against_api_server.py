@@ -14,13 +14,13 @@ import pytest
 from certificates import write_certificate
 from reviews import make_pod, make_review
 from spillway_operator.api import parse_pool
-from spillway_operator.api.crd import build_crd
 from spillway_operator.injection import Facts, inject
 from spillway_operator.webhook.api_server import find_access
 from spillway_operator.webhook.server import serve
 from spillway_operator.webhook.settings import WebhookSettings
 
-from tests.cluster import installation
+from dev.cluster.installation import Installation
+from dev.cluster.instance import E2E
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.waiting import wait_for
 
@@ -37,14 +37,15 @@ SETTINGS = {"sidecar_image": "registry.example/sidecar:1", "port": 0, "http_port
 
 @pytest.fixture(scope="module")
 def kube() -> Iterator[Kube]:
-    """The API server that KUBECONFIG names, else the project's cluster; a namespace that enforces `restricted`."""
-    named = os.environ.get("KUBECONFIG")
-    path = named if named and Path(named).exists() else installation.kubeconfig()
-    os.environ["KUBECONFIG"] = path
-    kube = Kube(path)
+    """The API server of the tests' own cluster with the CRD of this tree; a namespace that enforces `restricted`."""
+    installation = Installation.of(E2E)
+    # `find_access` reads it, as it does outside of a cluster.
+    os.environ["KUBECONFIG"] = installation.kubeconfig()
+    installation.install_crd()
+    kube = Kube(installation.kubeconfig())
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": restricted}}
-    kube.apply(build_crd(), namespace)
+    kube.apply(namespace)
     yield kube
     kube.delete("v1", "Namespace", NAMESPACE)
 
