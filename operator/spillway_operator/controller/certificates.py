@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -104,16 +104,25 @@ def renew_authority(authority: Authority | None, now: datetime) -> Authority:
 
 
 def leaf_serves(leaf: Pair | None, authority: Pair, dns_names: tuple[str, ...], now: datetime) -> bool:
-    """Whether `leaf` is fresh, signed by `authority` and names every one of `dns_names`."""
-    if leaf is None:
+    """Whether `leaf` is fresh, fits its key, is signed by `authority` and names every one of `dns_names`."""
+    if leaf is None or not is_whole(leaf):
         return False
     parsed = leaf.parsed
     try:
         parsed.verify_directly_issued_by(authority.parsed)
-    except (ValueError, TypeError, InvalidSignature):
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
-    names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return set(dns_names) <= set(names.get_values_for_type(x509.DNSName)) and _is_fresh(parsed, now)
+
+
+def is_whole(pair: Pair) -> bool:
+    """Whether certificate and key can be read and belong together. Whoever may write the Secret may damage it."""
+    try:
+        key = serialization.load_pem_private_key(pair.key, password=None)
+        return isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == pair.parsed.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
 
 
 async def ensure_webhook_trust(api: ApiServer, namespace: str, configuration: str, dns_names: tuple[str, ...]) -> None:
@@ -195,14 +204,13 @@ def _is_fresh(certificate: x509.Certificate, now: datetime) -> bool:
 
 
 def _parse_authority(secret: Manifest | None) -> Authority | None:
-    """The Secret holds `ca-0.crt`, `ca-0.key`, `ca-1.crt`... oldest first. None where it holds no pair."""
+    """The Secret holds `ca-0.crt`, `ca-0.key`, `ca-1.crt`... oldest first. None where it holds no pair that is whole."""
     decoded = _decode(secret)
     pairs = []
     for index in range(len(decoded)):
-        certificate, key = decoded.get(f"ca-{index}.crt"), decoded.get(f"ca-{index}.key")
-        if certificate is None or key is None:
-            break
-        pairs.append(Pair(certificate, key))
+        pair = Pair(decoded.get(f"ca-{index}.crt", b""), decoded.get(f"ca-{index}.key", b""))
+        if is_whole(pair):
+            pairs.append(pair)
     return Authority(tuple(pairs)) if pairs else None
 
 
@@ -215,7 +223,7 @@ def _parse_leaf(secret: Manifest | None) -> Pair | None:
 
 def _decode(secret: Manifest | None) -> dict[str, bytes]:
     data = (secret or {}).get("data") or {}
-    return {name: base64.b64decode(value) for name, value in data.items()}
+    return {name: base64.b64decode(value or "") for name, value in data.items()}
 
 
 def _build_ca_secret(authority: Authority, namespace: str) -> Manifest:

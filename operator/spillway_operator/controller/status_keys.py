@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import jwt
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -69,7 +70,11 @@ async def _read_signer(api: ApiServer, namespace: str) -> StatusSigner | None:
     encoded = ((secret or {}).get("data") or {}).get(PRIVATE_KEY)
     if not encoded:
         return None
-    key = serialization.load_pem_private_key(base64.b64decode(encoded), password=None)
+    try:
+        key = serialization.load_pem_private_key(base64.b64decode(encoded), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        log.warning("status key is damaged, a new one is made", namespace=namespace, reason=str(error))
+        return None
     return StatusSigner(key) if isinstance(key, Ed25519PrivateKey) else None
 
 

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from memory_api import MemoryApi
 from spillway_operator.controller.certificates import (
     CA_LIFE,
     CA_OVERLAP,
+    CA_SECRET,
     LEAF_LIFE,
+    SERVING_SECRET,
     Authority,
     Pair,
+    ensure_webhook_trust,
     leaf_serves,
     make_ca,
     make_leaf,
     renew_authority,
+)
+from spillway_operator.controller.client import SECRETS, FieldManager, Manifest, Resource
+from spillway_operator.controller.status_keys import (
+    CONFIG_MAP_NAME,
+    PRIVATE_KEY,
+    PUBLIC_KEY,
+    SECRET_NAME,
+    ensure_signer,
 )
 
 NAMES = ("spillway-webhook.spillway-system.svc",)
@@ -81,3 +95,49 @@ def test_an_expired_authority_goes() -> None:
     renewed = renew_authority(old, NOW)
     assert len(renewed.pairs) == 1
     assert renewed.pairs != old.pairs
+
+
+class Secrets(MemoryApi):
+    """Server-side apply of a Secret replaces its data."""
+
+    async def apply(self, manifest: Manifest, resource: Resource, manager: FieldManager, **_: Any) -> Manifest:
+        return self.put(resource, manifest)
+
+
+async def ensure(api: Secrets) -> None:
+    await ensure_webhook_trust(api, "spillway-system", "spillway", NAMES)
+
+
+def damaged(data: dict[str, str], how: str) -> dict[str, str]:
+    garbage = base64.b64encode(b"garbage").decode()
+    other = {name: base64.b64encode(make_leaf(make_ca(NOW), NAMES, NOW).key).decode() for name in data}
+    return {
+        "emptied": {},
+        "blank": dict.fromkeys(data, ""),
+        "garbage": dict.fromkeys(data, garbage),
+        "certificate": {n: garbage if n.endswith(".crt") else v for n, v in data.items()},
+        "key": {n: garbage if n.endswith(".key") else v for n, v in data.items()},
+        "mismatched": {n: other[n] if n.endswith(".key") else v for n, v in data.items()},
+    }[how]
+
+
+@pytest.mark.parametrize("secret", [CA_SECRET, SERVING_SECRET])
+@pytest.mark.parametrize("how", ["emptied", "blank", "garbage", "certificate", "key", "mismatched"])
+async def test_a_damaged_secret_is_made_anew(secret: str, how: str, tmp_path: Path) -> None:
+    api = Secrets()
+    await ensure(api)
+    stored = api.stored["Secret", secret]
+    api.put(SECRETS, {**stored, "data": damaged(stored["data"], how)})
+    await ensure(api)
+    leaf, authority = (api.stored["Secret", name]["data"] for name in (SERVING_SECRET, CA_SECRET))
+    certificate = Pair(base64.b64decode(leaf["tls.crt"]), base64.b64decode(leaf["tls.key"]))
+    shake_hands(Authority((Pair(base64.b64decode(authority["ca-0.crt"]), b""),)), certificate, NAMES[0], tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "Z2FyYmFnZQ=="])
+async def test_a_damaged_status_key_is_made_anew(content: str) -> None:
+    api = Secrets()
+    await ensure_signer(api, "spillway-system")
+    api.put(SECRETS, {**api.stored["Secret", SECRET_NAME], "data": {PRIVATE_KEY: content}})
+    signer = await ensure_signer(api, "spillway-system")
+    assert api.stored["ConfigMap", CONFIG_MAP_NAME]["data"][PUBLIC_KEY] == signer.public_key()
