@@ -43,6 +43,11 @@ class SkipReason(StrEnum):
         "a LimitRange of the namespace would refuse the pod with the sidecar's requests and limits",
     )
     WOULD_CHANGE_QOS = "would-change-qos", "the pod is Guaranteed and the pool's resources would make it Burstable"
+    VOLUME_NOT_GIVEN = (
+        "volume-not-given",
+        "a container mounts a volume of a name that begins with spillway-, which only Spillway's own containers and the "
+        "engine are given",
+    )
     NAME_TAKEN = "name-taken", "the pod already has a container, volume or mount path of a name that Spillway needs"
     INJECTION_FAILED = (
         "injection-failed",

@@ -11,16 +11,6 @@ from spillway_operator.injection.limit_range import find_violation
 from spillway_operator.injection.plan import Plan, build_plan
 from spillway_operator.injection.qos import all_containers
 
-_VOLUMES = frozenset(
-    {
-        names.ARENA_VOLUME,
-        names.INDEX_VOLUME,
-        names.RUN_VOLUME,
-        names.CLIENT_VOLUME,
-        names.NVME_VOLUME,
-        names.CONFIG_VOLUME,
-    }
-)
 _CONTAINERS = frozenset({names.CLIENT_CONTAINER, names.SIDECAR_CONTAINER})
 
 PodCheck = Callable[[Pod, KVCachePool, Facts], Skip | None]
@@ -96,7 +86,8 @@ def check_linux(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
 def check_names_free(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
     """The pod has what we would add: the API server would refuse the second one of a name."""
     taken = [container["name"] for container in all_containers(pod) if container["name"] in _CONTAINERS]
-    taken += [volume["name"] for volume in pod["spec"].get("volumes") or [] if volume["name"] in _VOLUMES]
+    volumes = [volume["name"] for volume in pod["spec"].get("volumes") or []]
+    taken += [name for name in volumes if name.startswith(names.VOLUME_PREFIX)]
     for container in pod["spec"]["containers"]:
         paths = [mount["mountPath"] for mount in container.get("volumeMounts") or []]
         taken += [path for path in paths if f"{path.rstrip('/')}/".startswith(f"{names.MOUNT_ROOT}/")]
@@ -105,6 +96,23 @@ def check_names_free(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
     return Skip(
         SkipReason.NAME_TAKEN, f"the pod already has {', '.join(sorted(taken))}: rename, Spillway adds these itself"
     )
+
+
+def check_no_container_mounts_ours(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
+    """A container mounts a volume that only injection would bring: it would see the cache of the whole pool.
+
+    The API server validates after us, so that a name that nothing declares is no error to it once we have declared it.
+    """
+    for container in all_containers(pod):
+        for kind in ("volumeMounts", "volumeDevices"):
+            for mount in container.get(kind) or []:
+                if mount["name"].startswith(names.VOLUME_PREFIX):
+                    return Skip(
+                        SkipReason.VOLUME_NOT_GIVEN,
+                        f"container {container['name']!r} has {mount['name']!r} in its {kind}, and volumes of names that "
+                        f"begin with {names.VOLUME_PREFIX} are Spillway's own: remove it there",
+                    )
+    return None
 
 
 def check_pod_level_resources(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
@@ -151,6 +159,7 @@ POD_CHECKS: tuple[PodCheck, ...] = (
     check_host_ipc,
     check_linux,
     check_names_free,
+    check_no_container_mounts_ours,
     check_pod_level_resources,
     check_namespace_admits_volume,
 )
