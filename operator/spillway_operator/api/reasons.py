@@ -75,6 +75,8 @@ class Reason(StrEnum):
     """spec.tiers.nvme.volume.hostPath.path is below no prefix that the administrator allowed."""
     STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
     """spec.tiers.nvme.volume.ephemeral.storageClassName does not exist."""
+    CONFIG_MAP_TAKEN = "ConfigMapTaken"
+    """A ConfigMap of the name that the pool's live overrides need is not the pool's; it is left alone."""
     NO_PODS = "NoPods"
     """No pod carries the pool's label."""
     ALL_PODS_READY = "AllPodsReady"

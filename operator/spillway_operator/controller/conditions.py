@@ -66,6 +66,8 @@ def decide_storage_provisioned(facts: Facts) -> Verdict:
 
 def decide_degraded(facts: Facts, members: Sequence[MemberState]) -> Verdict:
     faults = [m for m in members if m.severity is Severity.FAULT]
+    if not faults and facts.config_map_problem:
+        return "True", Reason.CONFIG_MAP_TAKEN, facts.config_map_problem
     if not faults:
         return "False", Reason.NO_FAULTS, "no pod reports a fault"
     skipped = {pod.uid for pod in facts.skipped}

@@ -50,6 +50,7 @@ class Facts:
     revision: str
     wants_nvme: bool
     now: datetime
+    config_map_problem: str = ""
 
     @property
     def injected(self) -> list[PodView]:

@@ -16,7 +16,14 @@ from spillway.config import ConfigError
 
 from spillway_operator.api import Fault, KVCachePool, PoolStatus, Reason, find_fault, parse_pool, sidecar_image
 from spillway_operator.api.pool import Metadata
-from spillway_operator.controller.client import CONFIG_MAPS, POOLS, STORAGE_CLASSES, ApiServer, FieldManager
+from spillway_operator.controller.client import (
+    CONFIG_MAPS,
+    POOLS,
+    STORAGE_CLASSES,
+    ApiServer,
+    Conflict,
+    FieldManager,
+)
 from spillway_operator.controller.conditions import decide_conditions
 from spillway_operator.controller.deletion import PoolDeletion
 from spillway_operator.controller.disk import (
@@ -35,8 +42,8 @@ from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.injection.revision import pool_revision
 from spillway_operator.resources import build_config_map
 
-# Nothing tells us when a StorageClass appears.
-STORAGE_CLASS_RETRY_SECONDS = 30.0
+# Nothing tells us when a StorageClass appears, or when a ConfigMap without our label goes.
+UNWATCHED_RETRY_SECONDS = 30.0
 
 log = structlog.get_logger()
 
@@ -72,19 +79,27 @@ class Reconciler:
             return await self._report(metadata, self._facts(key, metadata, None, fault), previous, nodes)
         nodes = decide_disk_nodes(pool, injected)
         await self._apply_finalizer(pool, nodes)
-        await self._apply_config_map(key, pool)
+        config_map_problem = await self._apply_config_map(key, pool)
         fault = find_fault(pool, self.settings.allowed) or await self._storage_class_fault(pool)
-        facts = self._facts(key, metadata, pool, fault)
+        facts = self._facts(key, metadata, pool, fault, config_map_problem)
         again_seconds = await self._report(metadata, facts, previous, nodes)
-        if fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND:
-            return STORAGE_CLASS_RETRY_SECONDS
+        if config_map_problem or (fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND):
+            return UNWATCHED_RETRY_SECONDS
         return again_seconds
 
-    def _facts(self, key: PoolKey, metadata: Metadata, pool: KVCachePool | None, fault: Fault | None) -> Facts:
+    def _facts(
+        self,
+        key: PoolKey,
+        metadata: Metadata,
+        pool: KVCachePool | None,
+        fault: Fault | None,
+        config_map_problem: str = "",
+    ) -> Facts:
         pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
         return Facts(
             generation=metadata.generation,
             fault=fault,
+            config_map_problem=config_map_problem,
             webhook_problem=self.webhook.problem,
             pods=pods,
             observations=tuple((pod, self.members.observation(pod.uid)) for pod in pods if pod.injected),
@@ -116,13 +131,29 @@ class Reconciler:
         manifest = build_finalizer_manifest(pool.metadata, present=wanted)
         self.observed.put_pool(await self.api.apply(manifest, POOLS, FieldManager.FINALIZER))
 
-    async def _apply_config_map(self, key: PoolKey, pool: KVCachePool) -> None:
+    async def _apply_config_map(self, key: PoolKey, pool: KVCachePool) -> str:
+        """Apply the live overrides; returns why not where a ConfigMap of that name is not the pool's, which is left alone."""
         wanted = build_config_map(pool)
+        name = wanted["metadata"]["name"]
         seen = self.observed.config_map(key)
-        if seen is not None and not _drifted(wanted, seen):
-            return
-        self.observed.put_config_map(await self.api.apply(wanted, CONFIG_MAPS, FieldManager.CHILDREN))
+        if seen is not None and seen["metadata"]["name"] == name and not _drifted(wanted, seen):
+            return ""
+        # What is watched carries our label, which anybody may set or remove: the API server knows whose it is.
+        stored = await self.api.get(CONFIG_MAPS, name, key.namespace)
+        taken = (
+            f"ConfigMap {name!r} is not the pool's and is left alone: changes of logLevel and io.deadline do not reach "
+            "running pods; rename or delete it"
+        )
+        if stored is not None and not _is_owned(wanted, stored):
+            return taken
+        try:
+            # Only over our own may other managers' fields be taken back.
+            applied = await self.api.apply(wanted, CONFIG_MAPS, FieldManager.CHILDREN, force=stored is not None)
+        except Conflict:
+            return taken  # made by somebody else since we looked
+        self.observed.put_config_map(applied)
         log.info("config map applied", namespace=key.namespace, pool=key.name)
+        return ""
 
     async def _storage_class_fault(self, pool: KVCachePool) -> Fault | None:
         nvme = pool.spec.tiers.nvme
@@ -147,6 +178,11 @@ def _read_status(stored: dict[str, Any]) -> PoolStatus:
         return PoolStatus.model_validate(stored.get("status") or {})
     except ValidationError:
         return PoolStatus()  # an operator of another version wrote it; ours replaces it
+
+
+def _is_owned(wanted: dict[str, Any], stored: dict[str, Any]) -> bool:
+    uid = wanted["metadata"]["ownerReferences"][0]["uid"]
+    return any(owner["uid"] == uid for owner in stored["metadata"].get("ownerReferences") or [])
 
 
 def _drifted(wanted: dict[str, Any], seen: dict[str, Any]) -> bool:

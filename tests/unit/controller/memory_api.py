@@ -67,6 +67,7 @@ class MemoryApi(ApiServer):
             after["metadata"]["finalizers"] = manifest["metadata"].get("finalizers", [])
         elif manager is FieldManager.UNINSTALL:
             after["spec"] = manifest["spec"]
+        after["metadata"].setdefault("uid", f"uid-of-{manifest['metadata']['name']}")
         after["metadata"]["resourceVersion"] = str(int(before["metadata"].get("resourceVersion", 0)) + 1)
         return self.put(resource, after)
 

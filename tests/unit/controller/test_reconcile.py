@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from rig import Rig
+from spillway_operator.controller.client import CONFIG_MAPS
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded", "Failed"])
@@ -21,3 +24,33 @@ async def test_an_ended_pod_is_recorded_and_not_counted() -> None:
     await rig.reconcile()
     assert rig.status.pods is not None
     assert (rig.status.pods.labelled, rig.status.pods.injected) == (0, 0)
+
+
+def make_foreign_config_map(**labels: str) -> dict[str, Any]:
+    metadata = {
+        "name": "chat-spillway",
+        "namespace": "team-a",
+        "uid": "theirs",
+        "resourceVersion": "1",
+        "labels": labels,
+    }
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"theirs": "yes"}}
+
+
+@pytest.mark.parametrize("labels", [{}, {"spillway.dev/pool": "chat"}], ids=["plain", "with-our-label"])
+async def test_a_config_map_of_the_users_is_left_alone_and_said(labels: dict[str, str]) -> None:
+    rig = Rig()
+    theirs = make_foreign_config_map(**labels)
+    rig.api.put(CONFIG_MAPS, theirs)
+    if labels:
+        rig.controller.see_config_map({"type": "ADDED", "object": theirs})
+    await rig.reconcile()
+    assert rig.api.kind(CONFIG_MAPS) == [theirs]
+    degraded = rig.status.condition("Degraded")
+    assert degraded is not None
+    assert degraded.reason == "ConfigMapTaken"
+    assert "rename or delete it" in degraded.message
+    rig.api.drop(CONFIG_MAPS, "chat-spillway")
+    await rig.reconcile()
+    (ours,) = rig.api.kind(CONFIG_MAPS)
+    assert ours["metadata"]["ownerReferences"][0]["kind"] == "KVCachePool"
