@@ -26,6 +26,10 @@ READ_TIMEOUT_SECONDS = 1.0
 MAX_CONNECTIONS = 64
 # A report is a few KiB; whoever answers with more is not our sidecar.
 MAX_REPORT_BYTES = 256 * 1024
+# A pod is a tenant's, and so is its answer. Sums over 10,000 pods of these fit the status's 64-bit integers.
+MAX_TIER_BYTES = 2**60
+MAX_COUNT = 2**48
+MAX_ITEMS = 32
 
 
 class _Report(BaseModel):
@@ -45,21 +49,21 @@ class TierReport(_Report):
     """One tier of one pod; bytes, and hits among lookups since the sidecar's start."""
 
     name: str = Field(max_length=32)
-    capacity_bytes: int = Field(ge=0)
-    used_bytes: int = Field(ge=0)
-    chunks: int = Field(ge=0)
-    hits: int = Field(default=0, ge=0)
-    lookups: int = Field(default=0, ge=0)
-    percent_of_device: int | None = Field(default=None, ge=0)
+    capacity_bytes: int = Field(ge=0, le=MAX_TIER_BYTES)
+    used_bytes: int = Field(ge=0, le=MAX_TIER_BYTES)
+    chunks: int = Field(ge=0, le=MAX_COUNT)
+    hits: int = Field(default=0, ge=0, le=MAX_COUNT)
+    lookups: int = Field(default=0, ge=0, le=MAX_COUNT)
+    percent_of_device: int | None = Field(default=None, ge=0, le=MAX_COUNT)
 
 
 class MemberReport(_Report):
     """One sidecar's answer. `engines_attached_ever` tells a pod whose engine never came from one whose engine left."""
 
-    tiers: tuple[TierReport, ...] = ()
-    conditions: tuple[MemberCondition, ...] = ()
-    engines_attached: int = 0
-    engines_attached_ever: int = 0
+    tiers: tuple[TierReport, ...] = Field(default=(), max_length=MAX_ITEMS)
+    conditions: tuple[MemberCondition, ...] = Field(default=(), max_length=MAX_ITEMS)
+    engines_attached: int = Field(default=0, ge=0, le=MAX_COUNT)
+    engines_attached_ever: int = Field(default=0, ge=0, le=MAX_COUNT)
 
 
 @dataclass(frozen=True)

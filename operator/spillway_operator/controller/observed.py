@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from spillway_operator.api import SkipReason
 from spillway_operator.api.names import (
     INJECT_LABEL,
     POOL_LABEL,
@@ -21,6 +22,9 @@ from spillway_operator.api.names import (
     STATUS_ANNOTATION,
 )
 from spillway_operator.metrics import PODS, POOLS
+
+# In place of a word that this version does not know.
+UNKNOWN_SKIP = "unknown"
 
 
 class PoolKey(NamedTuple):
@@ -103,10 +107,16 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         injected=injection is not None,
         pool_uid=str((injection or {}).get("poolUid", ""))[:36],
         revision=labels.get(REVISION_LABEL, ""),
-        skipped=annotations.get(SKIPPED_ANNOTATION, "")[:63],
+        skipped=_skip_reason(annotations),
         excluded=labels.get(INJECT_LABEL) == "false",
         waiting=_sidecar_waiting(status),
     )
+
+
+def _skip_reason(annotations: Mapping[str, str]) -> str:
+    """The webhook's reason. Anybody who may change the pod may write another word, which then counts as one and the same."""
+    word = annotations.get(SKIPPED_ANNOTATION, "")
+    return word if not word or word in set(SkipReason) else UNKNOWN_SKIP
 
 
 def _injection(annotations: Mapping[str, str]) -> dict[str, Any] | None:

@@ -22,18 +22,18 @@ class SkipReporter:
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
-        self._reported: dict[str, str] = {}
+        self._reported: set[str] = set()
 
     async def report(self, pods: Iterable[PodView]) -> None:
-        """Report every pod that carries a skip reason and was not reported with it yet."""
+        """Report every pod that carries a skip reason and was not reported yet: its annotation may be edited without end."""
         for pod in pods:
-            if pod.skipped and not pod.injected and self._reported.get(pod.uid) != pod.skipped:
+            if pod.skipped and not pod.injected and pod.uid not in self._reported:
                 await self._report(pod)
-                self._reported[pod.uid] = pod.skipped
+                self._reported.add(pod.uid)
 
     def forget(self, pod_uid: str) -> None:
         """The pod is gone."""
-        self._reported.pop(pod_uid, None)
+        self._reported.discard(pod_uid)
 
     async def _report(self, pod: PodView) -> None:
         subject = Subject("v1", "Pod", pod.namespace, pod.name, pod.uid)
