@@ -25,5 +25,10 @@ def test_a_pod_that_no_node_takes_is_told_with_the_schedulers_words(kube: Kube, 
     wait_for("the scheduler's Event", lambda: "FailedScheduling" in kube.describe(engine.pod()), 30)
     with pytest.raises(AssertionError) as expired:
         wait_for("the sidecar's metrics", engine.sidecar_metrics, 0)
-    for part in ("waited 0 s for the sidecar's metrics", '"phase": "Pending"', "Unschedulable", "Warning FailedScheduling"):
+    for part in (
+        "waited 0 s for the sidecar's metrics",
+        '"phase": "Pending"',
+        "Unschedulable",
+        "Warning FailedScheduling",
+    ):
         assert part in str(expired.value)

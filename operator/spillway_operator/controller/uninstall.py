@@ -116,9 +116,7 @@ class Uninstallation:
         metadata = Metadata.model_validate(body["metadata"])
         if FINALIZER in metadata.finalizers:
             try:
-                await self.api.apply(
-                    build_finalizer_manifest(metadata, present=False), POOLS, FieldManager.FINALIZER
-                )
+                await self.api.apply(build_finalizer_manifest(metadata, present=False), POOLS, FieldManager.FINALIZER)
             except NotFound:  # its last holder let it go meanwhile
                 return
         left = _describe_data(body)
