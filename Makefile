@@ -40,7 +40,7 @@ test-engine: setup ## A real vLLM engine in one process against a real sidecar d
 test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
 	@$(PY) tools/test_parts.py e2e
 
-test-commands: setup ## The README's commands one after the other and interrupted, and what they leave on the machine (20 minutes)
+test-commands: setup ## The README's commands one after the other and interrupted, and what they leave on the machine; long
 	@$(PY) tools/test_parts.py commands
 
 bench: setup ## Benchmarks, each figure beside its bound or peer of the same run
