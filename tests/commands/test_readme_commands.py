@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,9 +54,13 @@ def interrupt(target: str, once: str) -> None:
     assert process.wait(timeout=300) != 0
 
 
+def paths(of: instance.Instance) -> Paths:
+    return Paths(Settings.from_environment().state(of))
+
+
 def left(of: instance.Instance) -> dict[str, list[str]]:
     """What there is on this machine of an embedded cluster, by kind."""
-    seen = machine.observe_instance(Paths(Settings.from_environment().state(of)), Addresses(of))
+    seen = machine.observe_instance(paths(of), Addresses(of))
     return {kind: entries for kind, entries in seen.items() if entries}
 
 
@@ -67,6 +72,22 @@ def nothing_before() -> Iterator[machine.Machine]:
     yield before
     wait_for("nothing to be left", lambda: not any(left(one) for one in instance.ALL), 60)
     assert not any(machine.observe().added_since(before).values())
+
+
+def test_a_cluster_whose_machine_went_down_is_ended_before_the_next() -> None:
+    cluster = (sys.executable, "-m", "dev.cluster")
+    subprocess.run([*cluster, "up"], cwd=PROJECT, check=True)
+    kubectl = (Settings.from_environment().tools / "kubectl", "--kubeconfig", paths(instance.E2E).kubeconfig)
+    subprocess.run([*kubectl, "create", "configmap", "of-an-earlier-run"], check=True)
+    for pid in machine.processes_of(paths(instance.E2E), Addresses(instance.E2E)):
+        os.kill(pid, signal.SIGKILL)
+
+    subprocess.run([*cluster, "up"], cwd=PROJECT, check=True)
+
+    found = subprocess.run([*kubectl, "get", "configmap", "of-an-earlier-run"], check=False, capture_output=True)
+    subprocess.run([*cluster, "down"], cwd=PROJECT, check=True)
+    assert b"NotFound" in found.stderr
+    assert not left(instance.E2E)
 
 
 def test_a_demo_interrupted_while_its_engine_loads_is_taken_away() -> None:

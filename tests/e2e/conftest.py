@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from dev.cluster.installation import Installation
 from dev.cluster.instance import E2E
@@ -17,6 +19,7 @@ from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
 SIDECAR_UID = 65532
+POOLS = ("spillway.dev/v1alpha1", "KVCachePool")
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +88,14 @@ def clean_namespace(kube: Kube, namespace_name: str, host_path: Path) -> Iterato
         return kube.get("v1", "Namespace", namespace_name) is None
 
     kube.delete("v1", "Namespace", namespace_name)
+    # An earlier run that was killed left pools whose folder `host_path` has just made anew: nothing is there to clean.
+    for pool in kube.items(*POOLS, namespace_name):
+        with suppress(NotFoundError):
+            kube.patch(*POOLS, pool["metadata"]["name"], namespace_name, {"metadata": {"finalizers": None}})
     wait_for(f"namespace {namespace_name} of an earlier run to be gone", gone, 120)
     yield namespace_name
-    for pool in kube.items("spillway.dev/v1alpha1", "KVCachePool", namespace_name):
-        kube.delete("spillway.dev/v1alpha1", "KVCachePool", pool["metadata"]["name"], namespace_name)
+    for pool in kube.items(*POOLS, namespace_name):
+        kube.delete(*POOLS, pool["metadata"]["name"], namespace_name)
     kube.delete("v1", "Namespace", namespace_name)
     wait_for(f"namespace {namespace_name} to be gone", gone, 180)
 
@@ -113,6 +120,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             name = pod["metadata"]["name"]
             lines.append(f"pod {name}: {kube.describe(pod)}")
             lines.append(f"sidecar's log:\n{kube.logs(namespace, name, 'spillway')}")
-        for pool in kube.items("spillway.dev/v1alpha1", "KVCachePool", namespace):
+        for pool in kube.items(*POOLS, namespace):
             lines.append(f"pool {pool['metadata']['name']}: {pool.get('status')}")
         report.sections.append((f"namespace {namespace}", "\n".join(lines)))

@@ -77,12 +77,15 @@ class EmbeddedCluster:
 
     def is_up(self) -> bool:
         """All processes run and the API server says that it is ready."""
-        if not all(self._processes.is_running(name) for name in components.ALL):
+        if not self._runs_whole():
             return False
         try:
             return self._kubectl("get", "--raw", "/readyz", timeout_seconds=5) == "ok"
         except CommandError:
             return False
+
+    def _runs_whole(self) -> bool:
+        return all(self._processes.is_running(name) for name in components.ALL)
 
     def up(self) -> None:
         if self.is_up():
@@ -96,6 +99,10 @@ class EmbeddedCluster:
         self._hand_over_to_caller()
 
     def _start_cluster(self) -> None:
+        if self._paths.begun.exists() and not self._runs_whole():
+            # After a reboot or a kill: what lies in its etcd would be taken up by processes that know nothing of it.
+            say("an earlier cluster was not ended and does not run whole; ending it first")
+            self._end()
         self._begin()
         with step("starting the cluster"):
             certificates.ensure(self._paths.pki, self._addresses)
@@ -111,14 +118,17 @@ class EmbeddedCluster:
             return
         become_root()
         with only_one(self._settings.cache, "cluster"):
-            before = None if self._others_exist() else self._machine_before
-            teardown.tear_down(self._paths, self._addresses, self._settings.tools, before)
-            if before is not None:
-                before.unlink(missing_ok=True)
-            self._paths.begun.unlink(missing_ok=True)
+            self._end()
+
+    def _end(self) -> None:
+        before = None if self._others_exist() else self._machine_before
+        teardown.tear_down(self._paths, self._addresses, self._settings.tools, before)
+        if before is not None:
+            before.unlink(missing_ok=True)
+        self._paths.begun.unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Remember the machine, once: a second `up` after a crash must not take what we left for what was there."""
+        """Remember the machine as it was before the first of our clusters."""
         if self._paths.begun.exists():
             return
         if not self._others_exist():
@@ -148,6 +158,7 @@ class EmbeddedCluster:
         for name in (components.ETCD, components.CONTAINERD, components.APISERVER):
             self._start(name)
         self._wait(components.CONTAINERD, lambda: succeeds("ctr", "-a", self._paths.containerd_socket, "version"))
+        teardown.forget_containers(self._paths, self._processes)
         self._load_node_images()
         self._wait(components.APISERVER, lambda: self._answers("/readyz"))
         for name in (components.CONTROLLERS, components.SCHEDULER, components.KUBELET, components.PROXY):

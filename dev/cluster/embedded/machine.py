@@ -26,6 +26,8 @@ _FOLDERS: Final = tuple(
         "/var/lib/kubelet",
         "/var/log/containers",
         "/var/log/pods",
+        "/run/containerd/runc/k8s.io",
+        "/run/containerd/runc",
         "/run/containerd/s",
         "/run/containerd/fifo",
         "/run/containerd",

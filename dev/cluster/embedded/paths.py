@@ -41,6 +41,15 @@ class Paths:
         return self.state / "run" / "containerd.sock"
 
     @property
+    def bundles(self) -> Path:
+        """A folder for each container that has run and was not removed, named by its id."""
+        return self.containerd / "io.containerd.runtime.v2.task" / "k8s.io"
+
+    def containers(self) -> list[str]:
+        """Ids of the containers that were not removed."""
+        return [path.name for path in self.bundles.iterdir()] if self.bundles.is_dir() else []
+
+    @property
     def kubelet(self) -> Path:
         return self.state / "kubelet"
 

@@ -20,6 +20,8 @@ from dev.cluster.progress import say, step
 
 _PODS_SECONDS: Final = 30.0
 _KILLED_SECONDS: Final = 10.0
+_RUNC: Final = Path("/run/containerd/runc/k8s.io")
+_CNI_RESULTS: Final = Path("/var/lib/cni/results")
 
 
 def tear_down(paths: Paths, addresses: Addresses, tools: Path, before: Path | None) -> None:
@@ -34,7 +36,7 @@ def tear_down(paths: Paths, addresses: Addresses, tools: Path, before: Path | No
         _end_pods(paths, processes, tools)
     with step("ending the node's processes"):
         processes.stop(components.KUBELET)
-        _forget_containers(paths, processes)
+        forget_containers(paths, processes)
         # The API server cannot finish without etcd.
         processes.stop(components.APISERVER)
         processes.stop(components.ETCD, components.CONTAINERD)
@@ -42,6 +44,7 @@ def tear_down(paths: Paths, addresses: Addresses, tools: Path, before: Path | No
     with step("restoring mounts, links, rules, cgroups and folders"):
         network.remove(paths, addresses)
         _unmount_below(paths.state)
+        _remove_outside_state(paths)
         cgroups.remove(addresses.instance)
         for path in (*paths.gone_after_down(), addresses.instance.folder):
             shutil.rmtree(path, ignore_errors=True)
@@ -67,7 +70,7 @@ def _end_pods(paths: Paths, processes: Processes, tools: Path) -> None:
         time.sleep(0.2)
 
 
-def _forget_containers(paths: Paths, processes: Processes) -> None:
+def forget_containers(paths: Paths, processes: Processes) -> None:
     """Kill and remove what the kubelet did not: the next cluster shall find no containers of this one."""
     if not processes.is_running(components.CONTAINERD):
         return
@@ -77,6 +80,15 @@ def _forget_containers(paths: Paths, processes: Processes) -> None:
     containers = images.ctr("containers", "list", "-q", check=False).split()
     if containers:
         images.ctr("containers", "delete", *containers, check=False)
+
+
+def _remove_outside_state(paths: Paths) -> None:
+    """What runc and CNI keep of our containers below folders that all of this machine's share."""
+    for container in paths.containers():
+        shutil.rmtree(_RUNC / container, ignore_errors=True)
+        for result in _CNI_RESULTS.glob(f"*-{container}-*"):
+            result.unlink(missing_ok=True)
+    shutil.rmtree(paths.bundles, ignore_errors=True)
 
 
 def _kill_stragglers(paths: Paths, addresses: Addresses) -> None:
