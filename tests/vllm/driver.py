@@ -52,12 +52,34 @@ def break_rank(worker: Any, rank: int) -> None:
     half.start_kv_transfers = start_kv_transfers
 
 
+def scale_norms(worker: Any, factor: float) -> None:
+    """Change the weights of a running engine in place. Runs in the rank's process."""
+    for name, parameter in worker.model_runner.get_model().named_parameters():
+        if "layernorm" in name:
+            parameter.data.mul_(factor)
+
+
+def touch_before_digest(path: Path) -> None:
+    """Change a file after the engine has read it and before its weights are digested."""
+    from spillway.adapters.vllm import scheduler_side
+
+    real = scheduler_side.digest_loaded
+
+    def digest_loaded(*arguments: Any, **options: Any) -> str:
+        path.touch()
+        return real(*arguments, **options)
+
+    scheduler_side.digest_loaded = digest_loaded
+
+
 class Engine:
     """The methods are the commands."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         from vllm import LLM
 
+        if "DRIVER_TOUCHES" in os.environ:
+            touch_before_digest(Path(os.environ["DRIVER_TOUCHES"]))
         self.llm = LLM(**arguments)
         self.core = self.llm.llm_engine.engine_core
         self.gate = threading.Event()
@@ -77,10 +99,36 @@ class Engine:
         return {"tokens": list(output.outputs[0].token_ids), "cached": output.num_cached_tokens}
 
     def reset_device(self) -> dict[str, Any]:
+        """Forget what is cached on the device, without vLLM's word for it, which says that the weights may have changed."""
+        core = getattr(self.core, "engine_core", None)
+        if core is not None:
+            return {"done": bool(core.scheduler.kv_cache_manager.block_pool.reset_prefix_cache())}
+        # The scheduler is in another process: prompts too short for a chunk take every block.
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        tokens = 7 * cache.block_size
+        count = 2 + cache.num_gpu_blocks // 7 + cache.num_gpu_blocks % 7
+        self.number += 1
+        prompts = [{"prompt_token_ids": [3 + self.number, 3 + at] * (tokens // 2)} for at in range(count)]
+        self.llm.generate(prompts, self._sampling(1), use_tqdm=False)
+        return {"done": True}
+
+    def reset_prefix_cache(self) -> dict[str, Any]:
         return {"done": bool(self.llm.reset_prefix_cache())}
 
     def reset_cache(self) -> dict[str, Any]:
         return {"done": bool(self.llm.reset_prefix_cache(reset_connector=True))}
+
+    def embed(self, prompt: list[int]) -> dict[str, Any]:
+        output = self.llm.embed([{"prompt_token_ids": prompt}], use_tqdm=False)[0]
+        return {"vector": list(output.outputs.embedding)}
+
+    def scale_norms(self, factor: float) -> dict[str, Any]:
+        self.llm.collective_rpc(scale_norms, args=(factor,))
+        return {}
+
+    def call_workers(self, method: str) -> dict[str, Any]:
+        self.llm.collective_rpc(method)
+        return {}
 
     def metrics(self) -> dict[str, Any]:
         found: dict[str, float] = {}
@@ -107,6 +155,8 @@ class Engine:
             "granted": attachment.granted(0) if attachment else 0,
             "counters": counters(),
             "jobs": len(side._jobs) if side else 0,
+            "layout": scheduler.kv_cache_config.kv_cache_layout,
+            "defer_block_free": scheduler.defer_block_free,
         }
 
     def _patch(self) -> None:
@@ -154,6 +204,19 @@ class Engine:
             raise RuntimeError("broken by the test")
 
         setattr(self.core.engine_core.scheduler.connector._scheduler_side, name, broken)
+        return {}
+
+    def break_for_one(self, hook: str) -> dict[str, Any]:
+        """A step of the scheduler half raises for the next request, and for that one only."""
+        side = self.core.engine_core.scheduler.connector._scheduler_side
+        owner = {"new_request": side, "resolve": side, "prepare_load": side._manager}.get(hook, side.scheduler)
+        real = getattr(owner, hook)
+
+        def broken(*_arguments: Any, **_options: Any) -> None:
+            setattr(owner, hook, real)
+            raise RuntimeError("broken by the test")
+
+        setattr(owner, hook, broken)
         return {}
 
     def break_completion(self) -> dict[str, Any]:

@@ -222,7 +222,9 @@ class Engine:
 
         def ready() -> bool:
             self.ask("generate", prompt=prompt(0, 40), max_tokens=1)
-            return bool(self.ask("facts")["ready"])
+            facts = self.ask("facts")
+            assert facts["cold"] is None and facts["problem"] is None, facts
+            return bool(facts["ready"])
 
         wait_for("the engine to attach", ready)
 

@@ -57,7 +57,7 @@ class Session:
         self._clock = clock
         self._requests: dict[str, _Request] = {}
         self._ledger = Ledger()
-        self._unsent_tickets: list[int] = []
+        self._unsent_tickets: list[tuple[str, int]] = []
         self._fingerprint: bytes | None = None
         self._nonce = b""
         self._in_force = False
@@ -142,7 +142,7 @@ class Session:
                 return None
             tickets.append(taken[0])
             slots.append(taken[1])
-        self._unsent_tickets.extend(tickets)
+        self._unsent_tickets.extend((request_id, ticket) for ticket in tickets)
         self._drop_plan(request)
         attachment.count(_core.COUNT_LOADED_CHUNKS, len(keys))
         attachment.count(_core.COUNT_LOADED_TOKENS, tokens)
@@ -165,6 +165,23 @@ class Session:
         request.hits = _NO_KEYS
         if attachment is not None:
             attachment.count(_core.COUNT_LOAD_FAILURES, 1)
+
+    def turn_plain(self, request_id: str, *, keep_claims: bool) -> None:
+        """The adapter could not handle this request: it loads and stores nothing any more, and counts as failed open.
+
+        keep_claims: what it has claimed goes to the ranks with this step, which acknowledge it.
+        """
+        request = self._requests.setdefault(request_id, _Request())
+        self._drop_plan(request)
+        request.denied, request.storing, request.hits = True, False, _NO_KEYS
+        attachment = self._link.attachment()
+        if attachment is None:
+            return
+        attachment.count(_core.COUNT_FAIL_OPEN, 1)
+        if not keep_claims:
+            for ticket in [ticket for owner, ticket in self._unsent_tickets if owner == request_id]:
+                attachment.cancel_ticket(ticket)
+            self._unsent_tickets = [entry for entry in self._unsent_tickets if entry[0] != request_id]
 
     def _states(
         self,
@@ -415,7 +432,7 @@ class Session:
         if attachment is None:
             return
         attachment.count(_core.COUNT_FAIL_OPEN, 1)
-        for ticket in self._unsent_tickets:
+        for _request_id, ticket in self._unsent_tickets:
             attachment.cancel_ticket(ticket)
         self._unsent_tickets.clear()
         attachment.end_step()

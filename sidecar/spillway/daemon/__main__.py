@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from spillway import _core
+from spillway.client.refusal import read_refusal
 from spillway.config import (
     CONFIG_ENV,
     FLUSH_SECONDS,
@@ -157,7 +158,7 @@ class Sidecar:
         """Give others a snapshot, say what is new in it, and return the stats that it holds."""
         stats = self._plane.stats()
         self._lookups.observe(stats["engines"])
-        conditions = [*self._fixed, *find_conditions(self._config, self._report, stats)]
+        conditions = [*self._fixed, *find_conditions(self._config, self._report, stats, read_refusal(root()))]
         for condition in conditions:
             if (condition.reason, condition.message) not in self._said:
                 log.warning("the sidecar is degraded", reason=condition.reason, message=condition.message)

@@ -27,9 +27,13 @@ def degraded(reason: str, message: str) -> SidecarCondition:
     return SidecarCondition(type="Degraded", status="True", reason=reason, message=message)
 
 
-def find_conditions(config: SidecarConfig, report: dict[str, Any], stats: dict[str, Any]) -> list[SidecarCondition]:
-    """Every fault that report and stats show; empty when all is well."""
+def find_conditions(
+    config: SidecarConfig, report: dict[str, Any], stats: dict[str, Any], refusal: str = ""
+) -> list[SidecarCondition]:
+    """Every fault that report and stats show; empty when all is well. refusal: why an engine goes without us, in its words."""
     found = [*_nvme(config, report["nvme"], stats["nvme"]), *_arena(report, stats)]
+    if refusal:
+        found.append(degraded("EngineNeverAttached", f"the engine goes without Spillway: {refusal}"))
     refused = [engine for engine in stats["engines"] if engine["state"] == _core.STATE_REFUSED]
     if refused:
         found.append(

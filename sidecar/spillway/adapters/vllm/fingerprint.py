@@ -6,13 +6,8 @@ fact that is missing or has no exact form raises `IdentityUnknown`: the engine i
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -20,11 +15,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorHandsha
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import get_offloading_group_ids
 from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
 
-from spillway.client.identity import IdentityUnknown, canonical_digest, weights_digest
+from spillway.adapters.vllm.exact import exact
+from spillway.adapters.vllm.numerics import describe_computation, describe_environment, describe_versions
+from spillway.client.identity import IdentityUnknown, canonical_digest
 
-# Weights come from files in the model's folder; other loaders draw or stream them from elsewhere.
-FILE_LOAD_FORMATS: Final = frozenset({"auto", "hf", "safetensors", "fastsafetensors", "pt", "npcache", "mistral"})
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass
@@ -64,53 +59,18 @@ def _device(kind: str) -> str:
     raise IdentityUnknown("platform", f"{kind} is not known")
 
 
-def exact(value: Any, field: str) -> Any:
-    """A value as canonical JSON can hold it, or IdentityUnknown."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value.hex()
-    if isinstance(value, (torch.dtype, Fraction)):
-        return str(value)
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, Mapping):
-        return {str(key): exact(item, f"{field}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [exact(item, field) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(str(item) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **exact(items, field)}
-    raise IdentityUnknown(field, f"a {type(value).__name__} has no exact form")
-
-
-def model_folder(vllm_config: Any) -> Path:
-    """Where the weights that this engine loaded lie. Raises IdentityUnknown."""
-    model, load = vllm_config.model_config, vllm_config.load_config
-    load_format = getattr(load.load_format, "value", load.load_format)
-    if load_format not in FILE_LOAD_FORMATS:
-        raise IdentityUnknown("load_format", f"{load_format} does not load files that can be digested")
-    name = model.model_weights or model.model
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(
-            snapshot_download(name, revision=model.revision, cache_dir=load.download_dir, local_files_only=True)
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise IdentityUnknown("weights", f"{name} is neither a folder nor in the local cache: {error}") from error
-
-
 def describe(
-    vllm_config: Any, kv_cache_config: Any, facts: list[RankFacts], *, blocks_per_chunk: int, cache_epoch: int
+    vllm_config: Any,
+    kv_cache_config: Any,
+    facts: list[RankFacts],
+    *,
+    blocks_per_chunk: int,
+    cache_epoch: int,
+    weights: str,
 ) -> dict[str, Any]:
     """Everything but NONE_HASH, which vLLM sets only after its connectors are made. Raises IdentityUnknown.
 
-    Reads a quarter of a MiB per weight file, so call it off the engine's loop.
+    weights: their digest (`weights.digest_loaded`).
     """
     import vllm
 
@@ -123,7 +83,10 @@ def describe(
             "epoch": cache_epoch,
             "model": model.model,
             "revision": model.revision,
-            "weights": weights_digest(model_folder(vllm_config)),
+            "weights": weights,
+            "environment": describe_environment(),
+            "versions": describe_versions(),
+            "computation": describe_computation(vllm_config),
             "hf_config": exact(model.hf_config.to_dict(), "hf_config"),
             "hf_text_config": exact(model.hf_text_config.to_dict(), "hf_text_config"),
             "dtype": str(model.dtype),
@@ -151,7 +114,10 @@ def describe(
                 for fact in sorted(facts, key=lambda fact: fact.rank)
             ],
         }
-    except AttributeError as error:
+    except (
+        AttributeError,
+        TypeError,
+    ) as error:  # a field moved, or has a value that vLLM itself cannot put into a hash
         raise IdentityUnknown("vllm_config", str(error)) from error
 
 

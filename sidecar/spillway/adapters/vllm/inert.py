@@ -11,6 +11,15 @@ from typing import Any
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, SupportsHMA
 
 
+def stand_aside(vllm_config: Any) -> None:
+    """Let the scheduler that makes this connector plan as without one.
+
+    A connector that loads makes it free blocks one step later (`defer_block_free`), which it reads off the role; one that
+    only sends does not.
+    """
+    vllm_config.kv_transfer_config.kv_role = "kv_producer"
+
+
 class InertMetadata(KVConnectorMetadata):
     """Nothing to do in this step."""
 
@@ -20,6 +29,7 @@ class InertConnector(KVConnectorBase_V1, SupportsHMA):
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        stand_aside(vllm_config)
 
     @property
     def requires_kv_delivery(self) -> bool:

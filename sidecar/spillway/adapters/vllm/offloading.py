@@ -1,26 +1,34 @@
-"""Spillway's connector for vLLM 0.32: vLLM's offloading connector, with the session, the identity and failing open put in.
+"""Spillway's connector for vLLM: vLLM's offloading connector, with the session, the identity and failing open put in.
 
-Every hook that vLLM calls is guarded. The first failure makes this side of the connector inert for good: one log line, a counter, what
-is under way is reported as failed so that the engine recomputes it, and nothing is looked up or stored after. A rank says so with
-each step's report, and the scheduler's side goes inert with it: a hit that one rank does not load is none.
+Every hook that vLLM calls is guarded. What fails in a hook about one request makes that request plain: it loads and stores
+nothing any more, and the others go on. What fails for a whole step, or for eight requests in a row, makes this side of the
+connector inert until the engine restarts: one log line, a counter, what is under way is reported as failed so that the engine
+recomputes it, and nothing is looked up or stored after. A rank says so with each step's report, and the scheduler's side
+goes inert with it: a hit that one rank does not load is none.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorBase_V1, KVConnectorRole
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector import OffloadingConnector
 
+from spillway.adapters.vllm import weight_changes
 from spillway.adapters.vllm.fingerprint import RankFacts
+from spillway.adapters.vllm.inert import stand_aside
 from spillway.adapters.vllm.rank_side import RankSide
 from spillway.adapters.vllm.scheduler_side import SchedulerSide
 from spillway.adapters.vllm.setup import make_setup
 from spillway.adapters.vllm.slots import SpillwayMetadata, SpillwayWorkerMetadata
+from spillway.client.refusal import note_refusal
+
+# As many different requests failing, with none that ended well between them, is no longer about their data.
+PLAIN_IN_A_ROW: Final = 8
 
 log = logging.getLogger("vllm.spillway")
 Answer = TypeVar("Answer")
@@ -44,12 +52,16 @@ class SpillwayConnector(OffloadingConnector):
         self._scheduler_side: SchedulerSide | None = None
         self._rank_side: RankSide | None = None
         self._abandoned: set[str] = set()
+        self._plain: set[str] = set()
+        self._plain_in_a_row = 0
+        self._said: set[str] = set()
         self._problem: str | None = None
         self._guard(None, self._set_up, role)
 
     def _set_up(self, role: KVConnectorRole) -> None:
         setup = make_setup(self._vllm_config, self._kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
+            weight_changes.listen(self, self._weights_may_have_changed)
             self._scheduler_side = SchedulerSide(setup)
             self.connector_scheduler = self._scheduler_side.scheduler
         else:
@@ -73,6 +85,35 @@ class SpillwayConnector(OffloadingConnector):
         except Exception as error:  # noqa: BLE001  as above
             self._go_inert(f"{type(error).__name__}: {error}", error)
 
+    def _for_request(self, request_id: str, default: Answer, hook: Callable[..., Answer], *args: Any) -> Answer:
+        """Call a hook that is about one request; `default` once that request is plain, or something has failed for all."""
+        if self._problem is not None or request_id in self._plain:
+            return default
+        try:
+            return hook(*args)
+        except Exception as error:  # noqa: BLE001  the engine's edge: the request goes on as without Spillway
+            self._turn_plain(request_id, error)
+            return default
+
+    def _turn_plain(self, request_id: str, error: Exception) -> None:
+        assert self._scheduler_side is not None
+        problem = f"{type(error).__name__}: {error}"
+        self._plain.add(request_id)
+        self._plain_in_a_row += 1
+        if self._plain_in_a_row >= PLAIN_IN_A_ROW:
+            self._go_inert(f"{PLAIN_IN_A_ROW} requests in a row failed, the last with {problem}", error)
+            return
+        # Once for each kind: whoever can send one such request can send a million.
+        if type(error).__name__ not in self._said:
+            self._said.add(type(error).__name__)
+            log.warning("Spillway leaves request %s alone: %s", request_id, problem)
+        self._guard(None, self._scheduler_side.turn_plain, request_id)
+
+    def _weights_may_have_changed(self, cause: str) -> None:
+        """Heard before it happens. This incarnation shares nothing with the past, nor with other engines, from here on."""
+        if self._scheduler_side is not None:
+            self._guard(None, self._scheduler_side.weights_may_have_changed, cause)
+
     def _go_inert(self, problem: str, error: Exception | None = None) -> None:
         if self._problem is not None:
             log.warning("Spillway could not give up cleanly: %s", problem)
@@ -80,8 +121,14 @@ class SpillwayConnector(OffloadingConnector):
         self._problem = problem
         where = "" if self._rank_side is None else f" on rank {self._vllm_config.parallel_config.rank}"
         log.warning(
-            "Spillway stays off%s: %s", where, problem, exc_info=error if log.isEnabledFor(logging.DEBUG) else None
+            "Spillway stays off%s until the engine restarts: %s",
+            where,
+            problem,
+            exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
         )
+        note_refusal(f"{problem}{where}; until the engine restarts")
+        if self._scheduler_side is None and self._rank_side is None:
+            self._always(stand_aside, self._vllm_config)
         self._always(self._give_up, problem)
 
     def _give_up(self, problem: str) -> None:
@@ -92,8 +139,11 @@ class SpillwayConnector(OffloadingConnector):
 
     # The scheduler's hooks
 
+    def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
+        self._guard(None, weight_changes.listen_to_resets, kv_cache_manager, self._weights_may_have_changed)
+
     def on_new_request(self, request: Any) -> None:
-        self._guard(None, self._on_new_request, request)
+        self._for_request(request.request_id, None, self._on_new_request, request)
 
     def _on_new_request(self, request: Any) -> None:
         assert self._scheduler_side is not None
@@ -102,7 +152,7 @@ class SpillwayConnector(OffloadingConnector):
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         nothing: tuple[int | None, bool] = (0, False)
-        return self._guard(nothing, self._match, request, num_computed_tokens)
+        return self._for_request(request.request_id, nothing, self._match, request, num_computed_tokens)
 
     def _match(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         assert self._scheduler_side is not None
@@ -110,14 +160,15 @@ class SpillwayConnector(OffloadingConnector):
         return early if early is not None else super().get_num_new_matched_tokens(request, num_computed_tokens)
 
     def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[Any, int]:
-        return self._guard({}, super().get_external_cache_hit_sources, request, num_external_tokens)
+        hook = super().get_external_cache_hit_sources
+        return self._for_request(request.request_id, {}, hook, request, num_external_tokens)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        if num_external_tokens and self._problem is not None:
-            self._abandoned.add(request.request_id)
-            return
-        self._guard(None, self._after_alloc, request, blocks, num_external_tokens)
-        if num_external_tokens and self._problem is not None:
+        self._for_request(request.request_id, None, self._after_alloc, request, blocks, num_external_tokens)
+        side = self._scheduler_side
+        will_load = self._problem is None and side is not None and side.has_unsent_load(request.request_id)
+        if num_external_tokens and not will_load:
+            # The engine waits for these tokens now, so the ranks say that they do not come.
             self._abandoned.add(request.request_id)
 
     def _after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
@@ -126,10 +177,9 @@ class SpillwayConnector(OffloadingConnector):
         self._scheduler_side.session.scheduled(request.request_id)
 
     def build_connector_meta(self, scheduler_output: Any) -> SpillwayMetadata:
-        meta = self._guard(None, self._build_meta, scheduler_output)
-        if meta is None:
-            meta = SpillwayMetadata({}, {}, None, self._abandoned)
-            self._abandoned = set()
+        meta = self._guard(None, self._build_meta, scheduler_output) or SpillwayMetadata({}, {}, None)
+        # Last, because going inert abandons too.
+        meta.abandoned, self._abandoned = self._abandoned, set()
         return meta
 
     def _build_meta(self, scheduler_output: Any) -> SpillwayMetadata:
@@ -155,12 +205,27 @@ class SpillwayConnector(OffloadingConnector):
             self._go_inert("; ".join(f"rank {rank}: {problem}" for rank, problem in sorted(inert.items())))
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        return self._guard((False, None), super().request_finished, request, block_ids)
+        return self._finished(request)
 
     def request_finished_all_groups(
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
-        return self._guard((False, None), super().request_finished_all_groups, request, block_ids)
+        return self._finished(request)
+
+    def _finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
+        """vLLM's half hears of a plain request's end too where it knows it: the state it keeps goes with the next step."""
+        request_id, nothing = request.request_id, (False, None)
+        side = self._scheduler_side
+        if side is None or not side.knows(request_id):
+            self._plain.discard(request_id)
+            return nothing
+        was_plain = request_id in self._plain
+        self._plain.discard(request_id)
+        answer = self._for_request(request_id, nothing, side.scheduler.request_finished, request)
+        if not was_plain and request_id not in self._plain:
+            self._plain_in_a_row = 0
+        self._plain.discard(request_id)
+        return answer
 
     def take_events(self) -> Iterable[Any]:
         return self._guard((), lambda: list(super(SpillwayConnector, self).take_events()))
@@ -215,6 +280,11 @@ class SpillwayConnector(OffloadingConnector):
         return None if self._rank_side is None else self._rank_side.reports.take_meta()
 
     # Both
+
+    @classmethod
+    def get_required_kvcache_layout(cls, vllm_config: Any) -> str | None:
+        """The engine's own: blocks are opaque to us (`requirements` refuses one that spreads them over memory)."""
+        return None
 
     def get_kv_connector_stats(self) -> Any:
         return self._guard(None, super().get_kv_connector_stats)

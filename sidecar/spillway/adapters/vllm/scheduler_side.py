@@ -6,9 +6,11 @@ over and not before.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +22,48 @@ from spillway.adapters.vllm.manager import SpillwayManager
 from spillway.adapters.vllm.setup import Setup
 from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata
 from spillway.adapters.vllm.spec import SpillwaySpec
+from spillway.adapters.vllm.weights import digest_loaded
 from spillway.client import Gate, Group, IdentityUnknown, Link, Session, Verdict
 
 log = logging.getLogger("vllm.spillway")
 
 
-class _Quiet(logging.Filter):
-    """Drops vLLM's warning about every step without a free slot; the sidecar counts them."""
+class _OncePerMinute(logging.Filter):
+    """Lets vLLM's warning about a step without a free slot through once a minute; the sidecar counts them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "cannot store chunks" not in str(record.msg)
+        if "cannot store chunks" not in str(record.msg):
+            return True
+        now = time.monotonic()
+        due = now >= self._next
+        if due:
+            self._next = now + 60
+        return due
+
+
+class _Scheduler(OffloadingConnectorScheduler):
+    """vLLM's, which takes every scheduled request for one that it was told of."""
+
+    def _update_req_states(self, scheduler_output: Any) -> None:
+        super()._update_req_states(_only_known(scheduler_output, self._req_status))
+
+
+def _only_known(output: Any, known: Mapping[str, Any]) -> Any:
+    """A step's output without the requests that could not even be introduced."""
+    cached = output.scheduled_cached_reqs
+    if all(new.req_id in known for new in output.scheduled_new_reqs) and all(name in known for name in cached.req_ids):
+        return output
+    kept = [at for at, name in enumerate(cached.req_ids) if name in known]
+    seen = copy.copy(output)
+    seen.scheduled_new_reqs = [new for new in output.scheduled_new_reqs if new.req_id in known]
+    seen.scheduled_cached_reqs = copy.copy(cached)
+    seen.scheduled_cached_reqs.req_ids = [cached.req_ids[at] for at in kept]
+    seen.scheduled_cached_reqs.new_block_ids = [cached.new_block_ids[at] for at in kept]
+    return seen
 
 
 @dataclass
@@ -56,14 +90,16 @@ class SchedulerSide:
         self.gate = Gate(setup.vllm_config.scheduler_config.max_num_batched_tokens)
         self.session = Session(self.link, self.gate, setup.settings.io_deadline_seconds)
         self._manager = SpillwayManager(self.session, groups, tokens)
-        self.scheduler = OffloadingConnectorScheduler(
+        self.scheduler = _Scheduler(
             SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config
         )
-        logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_Quiet())
+        logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_OncePerMinute())
         self._jobs: dict[int, _Job] = {}
         self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
         self._unsent_loads: set[str] = set()
+        # The model is loaded before its scheduler is made.
+        self._loaded_at_seconds = time.time()
         self._description: dict[str, Any] | None = None
         self._cold_reason: str | None = None
         self._sealed = False
@@ -72,7 +108,7 @@ class SchedulerSide:
     # Identity
 
     def learn_ranks(self, facts: list[RankFacts]) -> None:
-        """All ranks have spoken: describe the engine, off the engine's loop, because weights are read for it."""
+        """All ranks have spoken: describe the engine, off the engine's loop, because every byte of its weights is read for it."""
         problems = [f"rank {fact.rank}: {fact.problem}" for fact in facts if fact.problem is not None]
         per_chunk = self._setup.config.cache.blocks_per_chunk
         problems += [
@@ -88,13 +124,16 @@ class SchedulerSide:
         threading.Thread(target=self._describe, args=(facts,), name="spillway-identity", daemon=True).start()
 
     def _describe(self, facts: list[RankFacts]) -> None:
+        settings, vllm_config = self._setup.settings, self._setup.vllm_config
         try:
+            weights = digest_loaded(vllm_config, root=settings.root, loaded_at_seconds=self._loaded_at_seconds)
             self._description = describe(
-                self._setup.vllm_config,
+                vllm_config,
                 self._setup.kv_cache_config,
                 facts,
                 blocks_per_chunk=self._setup.config.cache.blocks_per_chunk,
-                cache_epoch=self._setup.settings.cache_epoch,
+                cache_epoch=settings.cache_epoch,
+                weights=weights,
             )
         except IdentityUnknown as error:
             self._stay_cold(str(error))
@@ -115,7 +154,25 @@ class SchedulerSide:
         except IdentityUnknown as error:
             self._stay_cold(str(error))
 
+    def weights_may_have_changed(self, cause: str) -> None:
+        """From here on this incarnation has an identity of its own, whatever its files are."""
+        log.info("Spillway keeps this engine's chunks apart from now on: %s may have changed its weights", cause)
+        self.session.reset()
+
     # Requests
+
+    def knows(self, request_id: str) -> bool:
+        """Whether vLLM's half keeps state for the request."""
+        return request_id in self.scheduler._req_status
+
+    def has_unsent_load(self, request_id: str) -> bool:
+        """Whether a load of the request goes to the ranks with this step."""
+        return any(job.req_id == request_id for job in self.scheduler._current_batch_load_jobs.values())
+
+    def turn_plain(self, request_id: str) -> None:
+        """The request goes on without us."""
+        self._manager.exclude(request_id)
+        self.session.turn_plain(request_id, keep_claims=self.has_unsent_load(request_id))
 
     def new_request(self, request: Any) -> None:
         """A LoRA adapter's content is in no block hash, so its requests are left alone."""

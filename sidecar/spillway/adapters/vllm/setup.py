@@ -12,8 +12,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import (
 )
 from vllm.v1.kv_offload.config import OffloadingConfig
 
-from spillway.adapters.vllm.chunking import block_bytes, decide_blocks_per_chunk, refuse_unsupported
+from spillway.adapters.vllm.chunking import block_bytes, decide_blocks_per_chunk
 from spillway.adapters.vllm.plugin import INCARNATION
+from spillway.adapters.vllm.requirements import refuse_unsupported
 from spillway.client import ClientSettings, read_settings
 
 
