@@ -11,7 +11,7 @@ RUN := uv run --no-sync
 PY := $(RUN) python
 PARTS ?=
 
-.PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e test-commands bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -39,6 +39,9 @@ test-engine: setup ## A real vLLM engine in one process against a real sidecar d
 
 test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
 	@$(PY) tools/test_parts.py e2e
+
+test-long: setup ## The end-to-end that takes long and rarely breaks: uninstalling in any order, cold beside restored TTFT
+	@$(PY) tools/test_parts.py long
 
 test-commands: setup ## The README's commands one after the other and interrupted, and what they leave on the machine; long
 	@$(PY) tools/test_parts.py commands

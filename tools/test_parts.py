@@ -95,7 +95,7 @@ def run_engine() -> Outcome:
     return run_pytest("engine", "tests/vllm", "-q") if prepared.failed == 0 else prepared
 
 
-def run_e2e() -> Outcome:
+def run_e2e(name: str = "e2e", marked: str = "cluster and not long") -> Outcome:
     """A real Kubernetes of the tests' own with Spillway installed; one that was up before stays up, but for what a test
     run left that was killed."""
     was_up = subprocess.run([sys.executable, "-m", "dev.cluster", "status"], cwd=ROOT, check=False).returncode == 0
@@ -108,7 +108,7 @@ def run_e2e() -> Outcome:
             prepared = run_command(sys.executable, "-m", "dev.cluster", step)
             if prepared.failed:
                 return prepared
-        return run_pytest("e2e", "tests/e2e", "tests/unit", "-m", "cluster", "-v", "-s", "--durations=12")
+        return run_pytest(name, "tests/e2e", "tests/unit", "-m", marked, "-v", "-s", "--durations=12")
     finally:
         if ends_it and not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
             run_command(sys.executable, "-m", "dev.cluster", "down")
@@ -124,6 +124,7 @@ PARTS: dict[str, Callable[[], Outcome]] = {
 }
 # What takes long and rarely breaks: run by name only.
 BY_NAME: dict[str, Callable[[], Outcome]] = {
+    "long": lambda: run_e2e("long", "cluster and long"),
     "commands": lambda: run_pytest("commands", "tests/commands", "-m", "commands", "-v", "-s"),
 }
 

@@ -34,24 +34,25 @@ def make(*arguments: str, seconds: float = DEMO_SECONDS) -> None:
 
 def interrupt(target: str, once: str) -> None:
     """Start a target and press Ctrl-C when its output has `once`."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["make", target],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        print(line, end="")
-        if once in line:
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    else:
-        raise AssertionError(f"make {target} ended without saying {once!r}")
-    process.stdout.read()
-    assert process.wait(timeout=300) != 0
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="")
+            if once in line:
+                os.killpg(process.pid, signal.SIGINT)
+                break
+        else:
+            raise AssertionError(f"make {target} ended without saying {once!r}")
+        for line in process.stdout:
+            print(line, end="")
+        assert process.wait(timeout=300) != 0
 
 
 def paths(of: instance.Instance) -> Paths:

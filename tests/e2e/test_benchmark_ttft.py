@@ -12,7 +12,7 @@ from tests.e2e.kit.engine import Engine, make_prompts
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 TOKENS = 8192
 SAMPLES = 5

@@ -63,13 +63,15 @@ def test_daemon_killed_under_load_fails_no_request(engine: Engine, transcript: T
     with Load(engine.service_url(), PROMPTS) as load:
         wait_for("the load to be answered", lambda: load.answered >= 10, 60)
         engine.kill_daemon()
+        killed_at = load.answered
         changes = ready_changes(engine, seconds=6)
+        # Whatever else the machine does, requests met the daemon's absence and went on after it.
+        wait_for("requests after the kill to be answered", lambda: load.answered >= killed_at + 20, 120)
     rate = load.answered / load.seconds
     print(
         f"daemon killed under load: {load.answered} answered, {len(load.failures)} failed, {rate:.1f}/s; ready: {changes}"
     )
     assert load.failures == []
-    assert rate >= 5
     assert [ready for _, ready in changes] == [True], "a daemon crash must not touch readiness"
     assert engine.restarts("server") == 0
     assert engine.restarts("spillway") == container_restarts

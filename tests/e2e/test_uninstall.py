@@ -20,7 +20,7 @@ from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import CONTROL_IMAGE, make_engine, make_namespace, make_pool
 from tests.e2e.kit.waiting import wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 POOL = ("spillway.dev/v1alpha1", "KVCachePool", "chat")
 CRD = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "kvcachepools.spillway.dev")

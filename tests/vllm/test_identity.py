@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.vllm.kit import ARGUMENTS, Engine, Pod, prompt, wait_for
+from tests.vllm.kit import ARGUMENTS, ENVIRONMENT, Engine, Pod, prompt, wait_for
 
 MakePod = Callable[..., Pod]
 MakeEngine = Callable[..., Engine]
@@ -95,34 +98,116 @@ def test_files_that_change_after_the_engine_read_them_keep_it_cold(
     assert "changed since the engine began to load it" in cold
 
 
-@pytest.mark.parametrize("told_by", ["rpc", "reset_prefix_cache", "reset_cache"])
-def test_weights_changed_in_the_running_engine_poison_nobody(
-    make_pod: MakePod, make_engine: MakeEngine, told_by: str
-) -> None:
+def test_weights_changed_in_the_running_engine_poison_nobody(make_pod: MakePod, make_engine: MakeEngine) -> None:
     pod = make_pod()
     pod.start_daemon()
     updated = make_engine(pod)
     original = store(pod, updated)
+    updated.ask("call_workers", method="check_health")  # asked for what changes nothing, it stays warm
+    assert generate(updated) == (original, REUSED)
 
-    updated.ask("scale_norms", factor=2.0)
-    if told_by != "rpc":
-        assert updated.ask(told_by)["done"]
+    updated.ask("scale_norms", factor=2.0)  # by an RPC, without a word to any cache
     changed, loaded = generate(updated)
     assert loaded == 0
     assert changed != original
     wait_for("its own chunks", lambda: generate(updated) == (changed, REUSED))
+
+    for told_by in ("reset_prefix_cache", "reset_cache"):
+        assert updated.ask(told_by)["done"]
+        assert generate(updated) == (changed, 0)
+        wait_for("its own chunks", lambda: generate(updated) == (changed, REUSED))
+    updated.ask("call_workers", method="reload_weights")
+    assert generate(updated) == (original, 0)
 
     fresh = make_engine(pod)
     fresh.warm_up()
     assert generate(fresh) == (original, REUSED)
 
 
-def test_workers_that_are_asked_for_what_changes_nothing_stay_warm(make_pod: MakePod, make_engine: MakeEngine) -> None:
-    pod = make_pod()
-    pod.start_daemon()
-    engine = make_engine(pod)
-    original = store(pod, engine)
-    engine.ask("call_workers", method="check_health")
-    assert generate(engine) == (original, REUSED)
-    engine.ask("call_workers", method="reload_weights")
-    assert generate(engine) == (original, 0)
+# Describes the environment and the configuration of each case in one process; most of its time is vLLM's import.
+DESCRIBE = """
+import json, os, sys
+from vllm.engine.arg_utils import EngineArgs
+from spillway.adapters.vllm.numerics import describe_computation, describe_environment
+from spillway.client.identity import IdentityUnknown, canonical_digest
+
+answers = []
+for case in json.loads(sys.argv[1]):
+    environment = case.get("environment", {})
+    os.environ.update(environment)
+    try:
+        config = EngineArgs(**case["arguments"]).create_engine_config()
+        answers.append(canonical_digest([describe_environment(), describe_computation(config)]).hex())
+    except IdentityUnknown as error:
+        answers.append(str(error))
+    for name in environment:
+        del os.environ[name]
+print("ANSWERS", json.dumps(answers))
+"""
+SETTINGS = {key: value for key, value in ARGUMENTS.items() if key != "disable_log_stats"}
+
+
+def describe(client: Path, cases: list[dict[str, Any]]) -> list[str]:
+    arguments = [{**case, "arguments": {**SETTINGS, **case.get("arguments", {})}} for case in cases]
+    done = subprocess.run(
+        [str(ENVIRONMENT / "venv/bin/python"), "-c", DESCRIBE, json.dumps(arguments)],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(client),
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
+    assert found, done.stderr[-3000:]
+    answers: list[str] = json.loads(found[0].removeprefix("ANSWERS "))
+    return answers
+
+
+SAME: dict[str, dict[str, Any]] = {
+    "again": {},
+    "an address": {"environment": {"VLLM_HOST_IP": "10.0.0.7", "VLLM_DP_MASTER_PORT": "9"}},
+    "links of a Service": {
+        "environment": {"VLLM_CHAT_SERVICE_PORT_HTTP": "80", "VLLM_CHAT_PORT_80_TCP_ADDR": "10.0.0.8"}
+    },
+    "more requests at once": {"arguments": {"max_num_seqs": 7}},
+}
+OTHER: dict[str, dict[str, Any]] = {
+    "batch invariant": {"environment": {"VLLM_BATCH_INVARIANT": "1"}},
+    "deep gemm": {"environment": {"VLLM_USE_DEEP_GEMM": "0"}},
+    "flash attention's version": {"environment": {"VLLM_FLASH_ATTN_VERSION": "2"}},
+    "a library's precision": {"environment": {"NVIDIA_TF32_OVERRIDE": "1"}},
+    "linear backend": {"arguments": {"kernel_config": {"linear_backend": "triton"}}},
+    "compiled": {"arguments": {"enforce_eager": False}},
+    "weights come over the network": {"arguments": {"weight_transfer_config": {"backend": "nccl"}}},
+    "another longest context": {"arguments": {"max_model_len": 4096}},
+}
+
+
+@pytest.fixture(scope="module")
+def described(client: Path) -> dict[str, str]:
+    cases: dict[str, dict[str, Any]] = {
+        "first": {},
+        **SAME,
+        **OTHER,
+        "unknown": {"environment": {"VLLM_OF_SOMEBODY": "1"}},
+    }
+    return dict(zip(cases, describe(client, list(cases.values())), strict=True))
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_setting_that_changes_no_byte_is_shared(described: dict[str, str], case: str) -> None:
+    assert described[case] == described["first"]
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_setting_that_may_change_bytes_shares_nothing(described: dict[str, str], case: str) -> None:
+    assert described[case] not in {seen for name, seen in described.items() if name != case}
+
+
+def test_variable_that_nobody_described_is_cold_by_its_name(described: dict[str, str]) -> None:
+    assert described["unknown"].startswith("VLLM_OF_SOMEBODY: vLLM does not know it")

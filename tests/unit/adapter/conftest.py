@@ -46,10 +46,10 @@ class Copies:
         self.thread = CopyThread(self.clock)
         self.events: list[FakeEvent] = []
 
-    def submit(self, job_id: int) -> FakeEvent:
+    def submit(self, job_id: int, *, urgent: bool = False) -> FakeEvent:
         event = FakeEvent()
         self.events.append(event)
-        self.thread.submit(job_id, lambda: Begun(DeviceCopy(event), SIZE_BYTES))
+        self.thread.submit(job_id, lambda: Begun(DeviceCopy(event), SIZE_BYTES), urgent=urgent)
         return event
 
     def submit_running(self, job_id: int) -> FakeEvent:

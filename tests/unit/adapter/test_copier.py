@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spillway.adapters.vllm.copier import DeviceCopy, Run, launch, merge
+from spillway.adapters.vllm.copier import DeviceCopy, launch
 
 from tests.unit.adapter.conftest import FakeEvent
 
@@ -54,8 +54,3 @@ def test_copy_that_no_event_lies_behind_is_never_over() -> None:
     assert not copy.is_over()
     assert copy.problem == "out of memory"
     assert not DeviceCopy(None).is_over()
-
-
-def test_runs_that_go_on_on_both_sides_are_one_copy() -> None:
-    runs = [Run(0, 100, 8), Run(8, 108, 8), Run(16, 200, 8), Run(32, 208, 8)]
-    assert merge(runs) == [Run(0, 100, 16), Run(16, 200, 8), Run(32, 208, 8)]

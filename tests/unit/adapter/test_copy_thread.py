@@ -20,6 +20,21 @@ def test_jobs_are_copied_in_order_and_reported_once(copies: Copies) -> None:
     assert copies.thread.take_over() == []
 
 
+def test_loads_overtake_stores_but_not_for_ever(copies: Copies) -> None:
+    first = copies.submit_running(0)
+    for job_id in range(1, 13):
+        copies.submit(job_id).ended = True
+    for job_id in range(101, 121):
+        copies.submit(job_id, urgent=True).ended = True
+    first.ended = True
+    copies.thread.wait({12, 120})
+    order = [over.job_id for over in copies.thread.take_over()]
+    loads, stores = [job for job in order if job > 100], [job for job in order if job <= 100]
+    assert loads == sorted(loads)
+    assert stores == sorted(stores)
+    assert order[:11] == [0, *range(101, 109), 1, 109]
+
+
 def test_copy_under_way_has_no_time_out(copies: Copies) -> None:
     event = copies.submit_running(1)
     copies.clock.now += STUCK_SECONDS + 1

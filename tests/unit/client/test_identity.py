@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from spillway.client import IdentityUnknown, SettingsError, canonical_digest, read_settings, weights_digest
+from spillway.client import IdentityUnknown, SettingsError, canonical_digest, read_settings
+from spillway.client.identity import FileDigests, weights_digest, weights_stamp
 
 POOL = '{"pool":{"uid":"u"},"cache_epoch":3,"nvme":{"deadline_seconds":1.5},"added_later":true}'
 
@@ -27,8 +29,8 @@ def test_value_without_an_exact_form_is_refused(value: object) -> None:
         canonical_digest({"field": value})
 
 
-@pytest.mark.parametrize("offset", [0, 4095, (1 << 20) - 1])
-def test_weights_differ_when_a_sampled_page_does(tmp_path: Path, offset: int) -> None:
+@pytest.mark.parametrize("offset", [0, 4095, 777_777, (1 << 20) - 1])
+def test_weights_differ_when_any_byte_does(tmp_path: Path, offset: int) -> None:
     folder = make_weights(tmp_path / "model")
     before = weights_digest(folder)
     assert weights_digest(folder) == before
@@ -36,6 +38,45 @@ def test_weights_differ_when_a_sampled_page_does(tmp_path: Path, offset: int) ->
         file.seek(offset)
         file.write(b"\x01")
     assert weights_digest(folder) != before
+
+
+def test_what_is_read_beside_the_weights_counts_and_what_is_not_does_not(tmp_path: Path) -> None:
+    folder = make_weights(tmp_path / "model")
+    before = weights_digest(folder)
+    (folder / "README.md").write_text("words")
+    assert weights_digest(folder) == before
+    (folder / "modeling_own.py").write_text("x = 1")
+    with_code = weights_digest(folder)
+    assert with_code != before
+    (folder / "modeling_own.py").write_text("x = 2")
+    assert weights_digest(folder) not in (before, with_code)
+
+
+def test_file_is_read_again_only_after_it_changed(tmp_path: Path) -> None:
+    path, memory = make_weights(tmp_path / "model") / "model.safetensors", tmp_path / "memory.json"
+    digest = FileDigests(memory).digest(path)
+    # What is remembered is believed, so what stands there shows whether the file was read.
+    memory.write_text(memory.read_text().replace(digest, "remembered"))
+    assert FileDigests(memory).digest(path) == "remembered"
+    path.touch()
+    assert FileDigests(memory).digest(path) == digest
+
+
+@pytest.mark.parametrize("memory", ["", "[]", "{", '{"a": 1}'])
+def test_damaged_memory_is_computed_again(tmp_path: Path, memory: str) -> None:
+    folder, path = make_weights(tmp_path / "model"), tmp_path / "memory.json"
+    path.write_text(memory)
+    assert weights_digest(folder, FileDigests(path)) == weights_digest(folder)
+
+
+def test_stamp_changes_with_a_file_that_keeps_its_size_and_its_time(tmp_path: Path) -> None:
+    folder = make_weights(tmp_path / "model")
+    path, before = folder / "model.safetensors", weights_stamp(folder)
+    assert weights_stamp(folder) == before
+    seen = path.stat()
+    path.write_bytes(b"\x01" * (1 << 20))
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert weights_stamp(folder) != before
 
 
 def test_weights_differ_in_name_and_size(tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from spillway import _core
+from spillway.adapters.vllm.runs import Addresses
 
 PAGE_BYTES: Final = _core.PAGE_BYTES
 HEADER_BYTES: Final = _core.HEADER_BYTES
@@ -29,9 +33,11 @@ class Arena:
         self.size_bytes = size_bytes
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
-    def slot_address(self, slot: int, stride_bytes: int) -> int:
-        """Where a slot begins, its header first. Raises ValueError for a slot that does not lie inside."""
-        offset = slot * PAGE_BYTES
-        if slot < 0 or offset + stride_bytes > self.size_bytes:
+    def slot_addresses(self, slots: Sequence[int], stride_bytes: int) -> Addresses:
+        """Where slots begin, each with its header first. Raises ValueError for one that does not lie inside."""
+        offsets = np.array(slots, np.int64) * PAGE_BYTES
+        outside = (offsets < 0) | (offsets + stride_bytes > self.size_bytes)
+        if outside.any():
+            slot = int(offsets[outside][0]) // PAGE_BYTES
             raise ValueError(f"slot {slot} of {stride_bytes} bytes does not lie in an arena of {self.size_bytes} bytes")
-        return self.address + offset
+        return self.address + offsets

@@ -8,22 +8,15 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from spillway.adapters.vllm.arena import Arena
+from spillway.adapters.vllm.runs import Addresses
 
 # One registration per GiB keeps the driver's page tables in steps; the size is arbitrary.
 REGISTER_BYTES: Final = 1 << 30
 
 log = logging.getLogger("vllm.spillway")
-
-
-class Run(NamedTuple):
-    """`length_bytes` from address `source` to address `target`."""
-
-    source: int
-    target: int
-    length_bytes: int
 
 
 class Copy(Protocol):
@@ -42,20 +35,8 @@ class Copier(Protocol):
     def fence(self) -> Any:
         """What the engine has queued until now; called on the engine's thread when a job is submitted."""
 
-    def begin(self, runs: list[Run], after: Any) -> Copy:
-        """Copy once `after` (a fence) is over. What it raises, it raises before a byte can move."""
-
-
-def merge(runs: list[Run]) -> list[Run]:
-    """Join runs that go on where the one before ended, on both sides: consecutive blocks become one copy."""
-    merged: list[Run] = []
-    for run in runs:
-        last = merged[-1] if merged else None
-        if last and last.source + last.length_bytes == run.source and last.target + last.length_bytes == run.target:
-            merged[-1] = Run(last.source, last.target, last.length_bytes + run.length_bytes)
-        else:
-            merged.append(run)
-    return merged
+    def begin(self, source: Addresses, target: Addresses, length_bytes: Addresses, after: Any) -> Copy:
+        """Copy each run once `after` (a fence) is over. What it raises, it raises before a byte can move."""
 
 
 class HostCopy:
@@ -76,9 +57,9 @@ class HostCopier:
     def fence(self) -> None:
         return None
 
-    def begin(self, runs: list[Run], after: Any) -> HostCopy:
-        for run in merge(runs):
-            ctypes.memmove(run.target, run.source, run.length_bytes)
+    def begin(self, source: Addresses, target: Addresses, length_bytes: Addresses, after: Any) -> HostCopy:
+        for run in zip(target.tolist(), source.tolist(), length_bytes.tolist(), strict=True):
+            ctypes.memmove(*run)
         return HostCopy()
 
 
@@ -150,11 +131,11 @@ class CudaCopier:
         event.record(self._cuda.current_stream(self._device))
         return event
 
-    def begin(self, runs: list[Run], after: Any) -> DeviceCopy:
+    def begin(self, source: Addresses, target: Addresses, length_bytes: Addresses, after: Any) -> DeviceCopy:
         import torch
         from vllm import _custom_ops as ops
 
-        columns = [torch.tensor(column, dtype=torch.int64) for column in zip(*merge(runs), strict=True)]
+        columns = [torch.from_numpy(column) for column in (source, target, length_bytes)]
 
         def enqueue() -> None:
             with self._cuda.device(self._device), self._cuda.stream(self._stream):

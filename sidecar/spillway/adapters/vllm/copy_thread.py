@@ -10,7 +10,6 @@ the rank inert. Neither engine nor vLLM is needed here.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from spillway.adapters.vllm.copier import Copy
 QUEUED_SECONDS: Final = 60.0
 # A copy under way for this long is not slow any more: the device or its driver hangs.
 STUCK_SECONDS: Final = 60.0
+# So many urgent jobs are begun before others, and then one of the others.
+URGENT_IN_A_ROW: Final = 8
 _POLL_SECONDS: Final = 0.0002
 _STUCK_POLL_SECONDS: Final = 0.1
 _LIVENESS_SECONDS: Final = 1.0
@@ -54,6 +55,7 @@ class _Job:
     job_id: int
     begin: Callable[[], Begun]
     submitted: float
+    urgent: bool
     copy: Copy | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -64,20 +66,26 @@ class CopyThread:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._wanted = threading.Condition(self._lock)
+        self._stopped = False
+        self._urgent_in_a_row = 0
         self._queued: dict[int, _Job] = {}
         self._running: _Job | None = None
         self._running_since = 0.0
         self._over: list[Over] = []
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="spillway-copy", daemon=True)
         self._thread.start()
 
-    def submit(self, job_id: int, begin: Callable[[], Begun]) -> None:
-        """`begin` runs on the thread; what it raises fails the job, so it raises before a byte can move."""
-        job = _Job(job_id, begin, self._clock())
-        with self._lock:
+    def submit(self, job_id: int, begin: Callable[[], Begun], *, urgent: bool = False) -> None:
+        """`begin` runs on the thread; what it raises fails the job, so it raises before a byte can move.
+
+        Jobs of one kind keep their order; urgent ones overtake the others, which vLLM allows: it waits for a store before it
+        hands the store's blocks to a load.
+        """
+        job = _Job(job_id, begin, self._clock(), urgent)
+        with self._wanted:
             self._queued[job_id] = job
-        self._queue.put(job)
+            self._wanted.notify()
 
     def take_over(self) -> list[Over]:
         """The jobs that are over since the last call. Raises StuckCopy."""
@@ -110,7 +118,9 @@ class CopyThread:
     def stop(self, seconds: float) -> bool:
         """Cancel, and give the running copy that long to end; whether none moves a byte any more."""
         self.cancel()
-        self._queue.put(None)
+        with self._wanted:
+            self._stopped = True
+            self._wanted.notify()
         self._thread.join(seconds)
         return not self.running()
 
@@ -135,16 +145,29 @@ class CopyThread:
             raise StuckCopy("the copy thread is gone")
 
     def _loop(self) -> None:
-        while (job := self._queue.get()) is not None:
-            with self._lock:
-                if self._queued.pop(job.job_id, None) is not job:
-                    continue
-                self._running, self._running_since = job, self._clock()
+        while (job := self._take()) is not None:
             size_bytes = self._run(job)
             with self._lock:
                 self._over.append(Over(job.job_id, size_bytes, self._clock() - self._running_since))
                 self._running = None
             job.over.set()
+
+    def _take(self) -> _Job | None:
+        """The next job, from now on the one under way; None when nothing will come any more."""
+        with self._wanted:
+            self._wanted.wait_for(lambda: self._queued or self._stopped)
+            if not self._queued:
+                return None
+            job = self._next()
+            del self._queued[job.job_id]
+            self._urgent_in_a_row = self._urgent_in_a_row + 1 if job.urgent else 0
+            self._running, self._running_since = job, self._clock()
+            return job
+
+    def _next(self) -> _Job:
+        others_turn = self._urgent_in_a_row >= URGENT_IN_A_ROW
+        jobs = self._queued.values()
+        return next((job for job in jobs if job.urgent != others_turn), next(iter(jobs)))
 
     def _run(self, job: _Job) -> int | None:
         """Copy a whole job, however long it takes. Its payload bytes, or None when it failed."""

@@ -14,10 +14,11 @@ from typing import Any, Final
 from vllm.v1.kv_offload.base import CanonicalKVCaches, GPULoadStoreSpec, LoadStoreSpec, OffloadingWorker, TransferResult
 
 from spillway.adapters.vllm.arena import HEADER_BYTES, Arena
-from spillway.adapters.vllm.copier import HostCopy, Run, make_copier
+from spillway.adapters.vllm.copier import HostCopy, make_copier
 from spillway.adapters.vllm.copy_thread import Begun, CopyThread
+from spillway.adapters.vllm.runs import GroupPlaces, Runs, TensorPlace, join
 from spillway.adapters.vllm.slots import SlotSpec
-from spillway.client.link import GroupGeometry, RankLink
+from spillway.client.link import RankLink
 
 # How long a copy under way may go on when the engine shuts down.
 SHUTDOWN_SECONDS: Final = 10.0
@@ -38,14 +39,24 @@ def slice_bytes(kv_caches: CanonicalKVCaches, blocks_per_chunk: int) -> list[int
     return [blocks_per_chunk * sum(ref.page_size_bytes for ref in refs) for refs in kv_caches.group_data_refs]
 
 
+def places_of(kv_caches: CanonicalKVCaches, group: int, blocks_per_chunk: int) -> GroupPlaces:
+    """Where one group's tensors lie."""
+    refs = [(kv_caches.tensors[ref.tensor_idx].tensor, ref.page_size_bytes) for ref in kv_caches.group_data_refs[group]]
+    # Canonical tensors are bytes, so a stride is in bytes too.
+    places = [TensorPlace(tensor.data_ptr(), tensor.stride(0), page_bytes) for tensor, page_bytes in refs]
+    return GroupPlaces(places, blocks_per_chunk)
+
+
 class SpillwayWorker(OffloadingWorker):
     """`source_rank`: whose slice this rank loads; another rank's where both hold the same bytes."""
 
     def __init__(self, link: RankLink, kv_caches: CanonicalKVCaches, blocks_per_chunk: int, source_rank: int) -> None:
         self._link = link
-        self._kv_caches = kv_caches
         self._blocks_per_chunk = blocks_per_chunk
         self._source_rank = source_rank
+        self._places = [
+            places_of(kv_caches, group, blocks_per_chunk) for group in range(len(kv_caches.group_data_refs))
+        ]
         self._copier = make_copier(kv_caches.tensors[0].tensor)
         self._arena: Arena | None = None
         self._copies = CopyThread()
@@ -57,7 +68,8 @@ class SpillwayWorker(OffloadingWorker):
         return self._submit(job_id, _Job(dst_spec, src_spec, False, self._copier.fence()))
 
     def _submit(self, job_id: int, job: _Job) -> bool:
-        self._copies.submit(job_id, lambda: self._begin(job))
+        # A request waits for a load; a store waits for nobody.
+        self._copies.submit(job_id, lambda: self._begin(job), urgent=not job.store)
         return True
 
     def get_finished(self) -> list[TransferResult]:
@@ -97,18 +109,17 @@ class SpillwayWorker(OffloadingWorker):
         if geometry is None and not self._link.poll():
             raise ValueError("the sidecar has not said yet where this rank's slices lie")
         arena = self._mapped()
-        runs: list[Run] = []
+        parts: list[Runs] = []
         first = 0
         for group, (size, index) in enumerate(zip(job.blocks.group_sizes, job.blocks.block_indices, strict=True)):
-            blocks = job.blocks.block_ids[first : first + size].tolist()
+            blocks = job.blocks.block_ids[first : first + size]
             first += size
-            runs.extend(
-                self._group_runs(
-                    group, blocks, index % self._blocks_per_chunk, spec.slots[group], arena, store=job.store
-                )
-            )
-        copy = self._copier.begin(runs, job.fence) if runs else HostCopy()
-        return Begun(copy, sum(run.length_bytes for run in runs))
+            skipped = index % self._blocks_per_chunk
+            parts.append(self._group_runs(group, blocks, skipped, spec.slots[group], arena, store=job.store))
+        runs = join(parts)
+        source, target = (runs.device, runs.host) if job.store else (runs.host, runs.device)
+        copy = self._copier.begin(source, target, runs.length_bytes, job.fence) if len(source) else HostCopy()
+        return Begun(copy, runs.size_bytes)
 
     def _mapped(self) -> Arena:
         attachment = self._link.map()
@@ -120,8 +131,8 @@ class SpillwayWorker(OffloadingWorker):
         return self._arena
 
     def _group_runs(
-        self, group: int, blocks: list[int], skipped: int, slots: tuple[int, ...], arena: Arena, *, store: bool
-    ) -> list[Run]:
+        self, group: int, blocks: Any, skipped: int, slots: tuple[int, ...], arena: Arena, *, store: bool
+    ) -> Runs:
         """The copies of one group. skipped: blocks of the first chunk that are not part of the job."""
         geometry = self._link.geometry
         assert geometry is not None
@@ -131,30 +142,11 @@ class SpillwayWorker(OffloadingWorker):
             raise ValueError(f"group {group}: {len(blocks)} blocks after {skipped} do not fill {len(slots)} slots")
         if store and (skipped or len(blocks) != per_chunk * len(slots)):
             raise ValueError(f"group {group}: only whole chunks are stored")
-        runs: list[Run] = []
-        for at, slot in enumerate(slots):
-            low, high = max(0, at * per_chunk - skipped), (at + 1) * per_chunk - skipped
-            runs.extend(
-                self._chunk_runs(
-                    group, blocks[low:high], skipped if at == 0 else 0, slot, geometry[group], arena, store
-                )
-            )
-        return runs
-
-    def _chunk_runs(
-        self, group: int, blocks: list[int], skipped: int, slot: int, place: GroupGeometry, arena: Arena, store: bool
-    ) -> list[Run]:
+        place = geometry[group]
         offset, slice_length = place.ranks[self._source_rank]
-        base = arena.slot_address(slot, place.stride_bytes) + offset
-        runs: list[Run] = []
-        used = 0
-        for ref in self._kv_caches.group_data_refs[group]:
-            tensor, page = self._kv_caches.tensors[ref.tensor_idx].tensor, ref.page_size_bytes
-            start, step = tensor.data_ptr(), tensor.stride(0)
-            for position, block in enumerate(blocks, skipped):
-                device, host = start + block * step, base + used + position * page
-                runs.append(Run(device, host, page) if store else Run(host, device, page))
-            used += self._blocks_per_chunk * page
-        if used != slice_length or offset < HEADER_BYTES:
-            raise ValueError(f"group {group}: the sidecar gave {slice_length} bytes at {offset}, {used} are needed")
-        return runs
+        places = self._places[group]
+        if places.slice_bytes != slice_length or offset < HEADER_BYTES:
+            raise ValueError(
+                f"group {group}: the sidecar gave {slice_length} bytes at {offset}, {places.slice_bytes} are needed"
+            )
+        return places.describe(blocks, skipped, arena.slot_addresses(slots, place.stride_bytes) + offset)
