@@ -15,3 +15,5 @@ if ! command -v fio >/dev/null; then
 fi
 cargo bench --locked --bench lookup
 cargo bench --locked --bench nvme -- "$folder" "${BENCH_PAIRS:-7}" 8
+cd ../../..
+uv run --no-sync python bench/describe_copy.py
