@@ -1,5 +1,6 @@
 """Remove what one pool left on one node's disk. Run as `python -m spillway_operator.cleanup` in the disk-cleanup pod.
 
+Runs as root that may pass over the modes and owners of files and do nothing else of root's: the pool chooses its sidecar's user.
 Only `<root>/<namespace>/<pool uid>` is removed. No symbolic link is followed on the way there or inside, since whoever
 wrote the folder is a tenant.
 """
@@ -11,7 +12,9 @@ import os
 import re
 import stat
 import sys
+import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # The termination message of a pod that succeeded. Absent is success too, but a disk that is not mounted looks the same.
@@ -55,17 +58,59 @@ def _exists(name: str, parent: int) -> bool:
 
 
 def _remove_tree(name: str, parent: int) -> list[str]:
+    """Remove a folder of any depth with two open folders and no recursion: what lies in a subfolder is lifted to the top first."""
     leftovers: list[str] = []
-    for path, folders, files, here in os.fwalk(name, topdown=False, dir_fd=parent, onerror=_raise):
-        for entry in files:
-            leftovers += _attempt(os.unlink, entry, here, path)
-        for entry in folders:
-            is_link = stat.S_ISLNK(os.stat(entry, dir_fd=here, follow_symlinks=False).st_mode)
-            leftovers += _attempt(os.unlink if is_link else os.rmdir, entry, here, path)
+    top = _open_folder(name, parent)
+    try:
+        stuck: set[str] = set()
+        while entries := [entry for entry in _names(top) if entry not in stuck]:
+            for entry in entries:
+                found = _attempt(os.unlink, entry, top, name)
+                if found and _is_folder(entry, top):
+                    found = _flatten(entry, top, name)
+                if found:
+                    stuck.add(entry)
+                    leftovers += found
+    finally:
+        os.close(top)
     return leftovers + _attempt(os.rmdir, name, parent, "")
 
 
-def _attempt(remove: Callable[..., None], entry: str, folder: int, path: str) -> list[str]:
+def _flatten(name: str, top: int, path: str) -> list[str]:
+    """Empty a folder of the top: its files go, its folders move to the top under names that nothing has. Then it goes itself."""
+    leftovers: list[str] = []
+    folder = _open_folder(name, top)
+    try:
+        for entry in _names(folder):
+            found = _attempt(os.unlink, entry, folder, f"{path}/{name}")
+            if found and _is_folder(entry, folder):
+                lift = partial(os.rename, src_dir_fd=folder, dst_dir_fd=top)
+                found = _attempt(
+                    lambda entry, dir_fd, lift=lift: lift(entry, uuid.uuid4().hex), entry, folder, f"{path}/{name}"
+                )
+            leftovers += found
+    finally:
+        os.close(folder)
+    return leftovers + _attempt(os.rmdir, name, top, path)
+
+
+def _open_folder(name: str, parent: int) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as found:
+        return [entry.name for entry in found]
+
+
+def _is_folder(name: str, parent: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _attempt(remove: Callable[..., object], entry: str, folder: int, path: str) -> list[str]:
     try:
         remove(entry, dir_fd=folder)
     except FileNotFoundError:
@@ -73,10 +118,6 @@ def _attempt(remove: Callable[..., None], entry: str, folder: int, path: str) ->
     except OSError as error:
         return [f"{Path(path, entry)}: {error.strerror}"]
     return []
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def main(arguments: list[str] | None = None) -> int:

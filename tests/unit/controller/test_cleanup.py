@@ -1,5 +1,8 @@
 """The disk cleanup removes one pool's folder and nothing else."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,60 @@ def test_refuses_names_that_could_leave_the_root(tmp_path: Path, namespace: str,
     with pytest.raises(ValueError, match=r"is no (namespace name|object uid)"):
         remove_pool_folder(tmp_path, namespace, uid)
     assert folder.exists()
+
+
+def test_removes_what_lies_deeper_than_any_path_is_long(tmp_path: Path) -> None:
+    """The kernel takes no path beyond 4,096 bytes, Python recurses 1,000 deep, and whoever wrote the folder knows both."""
+    folder = make_pool_folder(tmp_path)
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("n", dir_fd=here)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        below = os.open("n", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert remove_pool_folder(tmp_path, "team-a", UID) == []
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of other users")
+@pytest.mark.parametrize("uid", [65532, 1000, 2**31 - 1])
+def test_removes_the_folder_of_every_user_with_two_rights_of_roots(tmp_path: Path, uid: int) -> None:
+    folder = make_pool_folder(tmp_path)
+    for path in (folder / "slot-0" / "chunks", folder / "slot-0", folder):
+        os.chown(path, uid, uid)
+        path.chmod(0o1700 if path.is_dir() else 0o400)
+    log = tmp_path / "termination-log"
+    rights = "-all,+dac_override,+fowner"
+    program = [
+        "setpriv",
+        "--bounding-set",
+        rights,
+        "--inh-caps",
+        rights,
+        sys.executable,
+        "-m",
+        "spillway_operator.cleanup",
+    ]
+    options = {"--root": tmp_path, "--namespace": "team-a", "--pool-uid": UID, "--termination-log": log}
+    subprocess.run([*program, *(str(word) for option in options.items() for word in option)], check=True)
+    assert log.read_text() == "removed"
+    assert not folder.exists()
+
+
+def test_says_what_it_could_not_remove_and_removes_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_pool_folder(tmp_path)
+    (folder / "slot-0" / "held").touch()
+    unlink = os.unlink
+
+    def refuse(name: str, *, dir_fd: int) -> None:
+        if name == "held":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    leftovers = remove_pool_folder(tmp_path, "team-a", UID)
+    assert leftovers is not None
+    assert leftovers[0] == f"{UID}/slot-0/held: Operation not permitted"
+    assert not (folder / "slot-0" / "chunks").exists()

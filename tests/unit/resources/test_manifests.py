@@ -38,14 +38,14 @@ def make_cleanup_pod() -> dict[str, Any]:
     return build_cleanup_pod(CLEANUP, release_namespace="spillway-system", image="control:1", pull_policy="Never")
 
 
-def test_the_cleanup_pod_is_restricted_but_for_its_host_path() -> None:
+def test_the_cleanup_pod_may_pass_over_owners_and_modes_and_nothing_else() -> None:
     spec = make_cleanup_pod()["spec"]
     (container,) = spec["containers"]
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["runAsUser"] == 65532
+    assert spec["securityContext"]["runAsUser"] == 0
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]},
     }  # fmt: skip
     assert spec["automountServiceAccountToken"] is False
     assert [volume["name"] for volume in spec["volumes"]] == ["disk"]
