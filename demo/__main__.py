@@ -36,7 +36,7 @@ def up() -> None:
     provider.up()
     images.ensure(settings, provider, list(_IMAGES))
     installation = Installation(settings, DEMO, provider)
-    installation.install(host_path_prefixes=[str(_FOLDER)])
+    installation.install(host_paths=[str(_FOLDER)])
     kube = _connect(provider)
     control = provider.image_reference(_CONTROL)
     _remove_example(kube, installation, control)

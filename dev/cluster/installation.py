@@ -52,7 +52,7 @@ class Installation:
         """The kubectl that belongs to the cluster's version."""
         return binaries.tool(self._settings, binaries.KUBECTL)
 
-    def install(self, host_path_prefixes: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
+    def install(self, host_paths: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
         """Install or upgrade Spillway from the working tree's chart and images, and wait until it serves.
 
         Raises ClusterError where somebody else's Spillway is there.
@@ -63,7 +63,7 @@ class Installation:
                 "control": self._image("localhost/spillway-control:dev"),
                 "sidecar": self._image("localhost/spillway-sidecar:dev"),
             },
-            "hostPath": {"allowedPrefixes": list(host_path_prefixes)},
+            "hostPath": {"allowedPaths": list(host_paths)},
             **(values or {}),
         }
         with step(f"installing Spillway in namespace {NAMESPACE}"):

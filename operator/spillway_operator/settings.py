@@ -14,7 +14,7 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 
 class SharedSettings(BaseSettings):
-    """Settings of every process of the control plane. Lists are JSON: SPILLWAY_HOST_PATH_PREFIXES='["/mnt/nvme0"]'."""
+    """Settings of every process of the control plane. Lists are JSON: SPILLWAY_HOST_PATHS='["/mnt/nvme0"]'."""
 
     model_config = SettingsConfigDict(env_prefix="SPILLWAY_", frozen=True, extra="ignore")
 
@@ -23,12 +23,12 @@ class SharedSettings(BaseSettings):
     allowed_repositories: tuple[str, ...] = Field(
         default=(), description="Repositories that spec.sidecar.image may come from, beside the default image."
     )
-    host_path_prefixes: tuple[str, ...] = Field(
-        default=(), description="Folders of nodes below which spec.tiers.nvme.volume.hostPath.path may lie."
+    host_paths: tuple[str, ...] = Field(
+        default=(), description="Folders of nodes that spec.tiers.nvme.volume.hostPath.path may name."
     )
     log_level: LogLevel = Field(default="Info", description="Least level that is logged.")
 
     @property
     def allowed(self) -> Allowed:
         """What pools may ask for."""
-        return Allowed(self.sidecar_image, self.allowed_repositories, self.host_path_prefixes)
+        return Allowed(self.sidecar_image, self.allowed_repositories, self.host_paths)

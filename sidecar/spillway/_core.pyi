@@ -196,7 +196,6 @@ class NvmeOptions:
         cls,
         *,
         capacity_bytes: int,
-        subdir: str = "",
         slots: int = 1,
         io_threads: int = 8,
         direct: str = "auto",

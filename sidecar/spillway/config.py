@@ -100,17 +100,11 @@ class NvmeConfig(_Frozen):
     capacity_bytes: int = Field(gt=0, description="Bytes of the store, all allocated when it is made.")
     reserve_percent: int = Field(ge=0, le=100, description="Share of the capacity that must stay free beyond it.")
     volume_type: VolumeType = Field(description="Where the volume comes from; HostPath outlives the pod.")
-    subdir: str = Field(
-        default="",
-        pattern=r"^([a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9-]*)*)?$",
-        description="Folder below the volume's root that the store lies in: <namespace>/<pool uid> on HostPath, where pools "
-        "share a disk; empty otherwise. The daemon makes it.",
-    )
     slots: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Stores that may stand side by side in the volume: pods per node on HostPath.",
+        description="Stores that may stand side by side in the volume: pods per node on HostPath, where the volume is the pool's folder.",
     )
     direct: DirectMode = Field(
         default="Auto",

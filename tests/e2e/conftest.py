@@ -13,12 +13,12 @@ from kubernetes.dynamic.exceptions import NotFoundError
 
 from dev.cluster.installation import Installation
 from dev.cluster.instance import E2E
+from tests.e2e.kit import host_path as host_paths
 from tests.e2e.kit.demo_shaped import half_of_the_cpu_taken
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.transcript import Transcript
 from tests.e2e.kit.waiting import wait_for
 
-SIDECAR_UID = 65532
 POOLS = ("spillway.dev/v1alpha1", "KVCachePool")
 
 
@@ -37,15 +37,14 @@ def kubeconfig(installation: Installation) -> str:
 @pytest.fixture(scope="session")
 def kube(kubeconfig: str, installation: Installation) -> Iterator[Kube]:
     """The API server, with Spillway installed from charts/spillway and serving."""
-    E2E.folder.mkdir(parents=True, exist_ok=True)
-    os.chown(E2E.folder, SIDECAR_UID, SIDECAR_UID)
-    installation.install(host_path_prefixes=[str(E2E.folder)])
+    host_paths.NOT_PREPARED.mkdir(parents=True, exist_ok=True)
+    installation.install(host_paths=host_paths.LISTED)
     kube = Kube(kubeconfig)
     with half_of_the_cpu_taken(kube):
         yield kube
     if not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
         installation.uninstall()
-        shutil.rmtree(E2E.folder, ignore_errors=True)
+        shutil.rmtree(host_paths.ROOT, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +67,10 @@ def swapping_sidecar_image() -> str:
 
 @pytest.fixture(scope="module")
 def host_path(namespace_name: str) -> Iterator[Path]:
-    """A folder below the allowed prefix for one module's pool, owned by the sidecar's user."""
-    folder = E2E.folder / namespace_name
+    """The prepared folder of one module's pools."""
+    folder = host_paths.ROOT / namespace_name
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    os.chown(folder, SIDECAR_UID, SIDECAR_UID)
+    host_paths.prepare(folder)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 
 from tests.e2e.kit.engine import Engine, make_prompts, total
+from tests.e2e.kit.host_path import NOT_PREPARED
 from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
 from tests.e2e.kit.transcript import Transcript
@@ -27,20 +27,12 @@ def namespace_name() -> str:
 
 
 @pytest.fixture(scope="module")
-def root_only(host_path: Path) -> Path:
-    folder = host_path / "root-only"
-    folder.mkdir(mode=0o755)
-    os.chown(folder, 0, 0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def namespace(kube: Kube, clean_namespace: str, host_path: Path, root_only: Path) -> str:
+def namespace(kube: Kube, clean_namespace: str, host_path: Path) -> str:
     """With all engines of this file on their way: most of an engine's start keeps one core busy."""
     kube.apply(
         make_namespace(clean_namespace),
         make_pool(clean_namespace, name="huge", nvme="100Ti", host_path=str(host_path)),
-        make_pool(clean_namespace, name="unwritable", host_path=str(root_only)),
+        make_pool(clean_namespace, name="unwritable", host_path=str(NOT_PREPARED)),
         make_pool(clean_namespace, name="shared", host_path=str(host_path)),
     )
     for name, pool in (("huge", "huge"), ("unwritable", "unwritable"), ("one", "shared")):
@@ -89,7 +81,7 @@ def test_capacity_larger_than_the_disk(kube: Kube, namespace: str, transcript: T
     kube.scale(namespace, "huge", 0)
 
 
-def test_unwritable_path(kube: Kube, namespace: str, transcript: Transcript) -> None:
+def test_path_that_nobody_prepared(kube: Kube, namespace: str, transcript: Transcript) -> None:
     engine = Engine(kube, namespace, "unwritable")
     engine.wait_ready()
     wait_condition(kube, namespace, "unwritable", "StorageProvisioned", "False", "NvmeNotWritable")

@@ -25,7 +25,7 @@ def namespace_name() -> str:
 @pytest.fixture(scope="module")
 def namespace(kube: Kube, clean_namespace: str, host_path: Path) -> str:
     kube.apply(make_namespace(clean_namespace), make_pool(clean_namespace, host_path=str(host_path)))
-    # Not below the prefix that the administrator allowed.
+    # None of the paths that the administrator allowed.
     kube.apply(make_pool(clean_namespace, name="invalid", host_path="/mnt/not-allowed"))
     wait_for(
         "the pool `invalid` to be found invalid",

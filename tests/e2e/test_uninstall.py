@@ -14,8 +14,8 @@ from demo import story
 from demo.removal import Removal
 from dev.cluster.installation import NAMESPACE as RELEASE_NAMESPACE
 from dev.cluster.installation import Installation
-from dev.cluster.instance import E2E
 from tests.e2e.kit.engine import annotation
+from tests.e2e.kit.host_path import LISTED, prepare
 from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import CONTROL_IMAGE, make_engine, make_namespace, make_pool
 from tests.e2e.kit.waiting import wait_for
@@ -37,11 +37,11 @@ def namespace_name() -> str:
 @pytest.fixture(autouse=True)
 def installed(kube: Kube, installation: Installation, namespace_name: str, host_path: Path) -> Iterator[None]:
     """Spillway serves before each test, and again after the last; a short patience keeps the tests short."""
-    installation.install([str(E2E.folder)], {"uninstall": {"finishSeconds": 10}})
+    installation.install(LISTED, {"uninstall": {"finishSeconds": 10}})
     for name in (namespace_name, story.NAMESPACE):
         drop_namespace(kube, name)
     yield
-    installation.install([str(E2E.folder)])
+    installation.install(LISTED)
     for name in (namespace_name, story.NAMESPACE):
         drop_namespace(kube, name)
 
@@ -118,7 +118,7 @@ def test_a_pool_that_is_being_deleted_is_cleaned_first(
     start(kube, namespace_name, host_path)
     folder = pool_folder(kube, namespace_name, host_path)
     assert folder.exists()
-    installation.install([str(E2E.folder)], {"uninstall": {"finishSeconds": 90}})
+    installation.install(LISTED, {"uninstall": {"finishSeconds": 90}})
     kube.delete("v1", "Pod", "probe", namespace_name)
     kube.delete(*POOL, namespace_name)
     said = installation.remove_release()
@@ -157,8 +157,7 @@ def test_the_demo_is_removed_from_any_state(
     kube: Kube, installation: Installation, host_path: Path, state: str
 ) -> None:
     folder = host_path / "quickstart"
-    folder.mkdir()
-    os.chown(folder, 65532, 65532)
+    prepare(folder)
     start(kube, story.NAMESPACE, folder)
     if state == "spillway-gone":
         kube.delete("v1", "Namespace", RELEASE_NAMESPACE)

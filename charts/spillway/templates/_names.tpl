@@ -46,8 +46,8 @@ capabilities: {drop: [ALL]}
   value: {{ .Values.image.sidecar.pullPolicy }}
 - name: SPILLWAY_ALLOWED_REPOSITORIES
   value: {{ include "spillway.allowedRepositories" . | quote }}
-- name: SPILLWAY_HOST_PATH_PREFIXES
-  value: {{ .Values.hostPath.allowedPrefixes | toJson | quote }}
+- name: SPILLWAY_HOST_PATHS
+  value: {{ .Values.hostPath.allowedPaths | toJson | quote }}
 - name: SPILLWAY_LOG_LEVEL
   value: {{ .Values.logLevel }}
 {{- end }}

@@ -7,7 +7,6 @@ ago must not reach a host folder or a foreign image before the operator has look
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from spillway_operator.api.pool import KVCachePool
 from spillway_operator.api.reasons import Reason
@@ -19,7 +18,7 @@ class Allowed:
 
     sidecar_image: str
     repositories: tuple[str, ...] = ()
-    host_path_prefixes: tuple[str, ...] = ()
+    host_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,21 +65,14 @@ def find_host_path_fault(pool: KVCachePool, allowed: Allowed) -> Fault | None:
     host_path = pool.spec.tiers.nvme.volume.host_path if pool.spec.tiers.nvme else None
     if host_path is None:
         return None
-    path = PurePosixPath(host_path.path)
-    is_plain = path.is_absolute() and ".." not in path.parts
-    if is_plain and any(_is_below(str(path), prefix) for prefix in allowed.host_path_prefixes):
+    if host_path.path in allowed.host_paths:
         return None
     return Fault(
         Reason.HOST_PATH_NOT_ALLOWED,
-        f"spec.tiers.nvme.volume.hostPath.path {host_path.path!r} is below none of the allowed prefixes "
-        f"({_listed(allowed.host_path_prefixes)}): name an allowed folder, use another volume type, or ask the "
-        "administrator to add the prefix to the chart's hostPath.allowedPrefixes",
+        f"spec.tiers.nvme.volume.hostPath.path {host_path.path!r} is none of the allowed paths "
+        f"({_listed(allowed.host_paths)}): name one of them letter by letter, use another volume type, or ask the "
+        "administrator to add the path to the chart's hostPath.allowedPaths",
     )
-
-
-def _is_below(name: str, prefix: str) -> bool:
-    prefix = prefix.rstrip("/")
-    return bool(prefix) and (name == prefix or name.startswith(prefix + "/"))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ ABANDON_DISK_ANNOTATION: Final = "spillway.dev/abandon-disk"
 SAFE_TO_EVICT_ANNOTATION: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 POD_SECURITY_ENFORCE_LABEL: Final = "pod-security.kubernetes.io/enforce"
 
+DISK_CONTAINER: Final = "spillway-disk"
 CLIENT_CONTAINER: Final = "spillway-client"
 SIDECAR_CONTAINER: Final = "spillway"
 
@@ -43,9 +44,15 @@ CLIENT_PATH: Final = f"{MOUNT_ROOT}/client"
 NVME_PATH: Final = f"{MOUNT_ROOT}/nvme"
 CONFIG_PATH: Final = f"{MOUNT_ROOT}/config"
 CLIENT_PYTHONPATH: Final = f"{CLIENT_PATH}/current"
+DISK_COMMAND: Final = ("python3", "-m", "spillway.daemon.own_disk", NVME_PATH)
 CLIENT_INSTALL_COMMAND: Final = ("/usr/local/bin/spillway-client-install", CLIENT_PATH)
 
 SIDECAR_UID: Final = 65532
+
+
+def pool_folder(host_path: str, namespace: str, pool_uid: str) -> str:
+    """The folder of a pool on a node's disk, below the path that the administrator listed: docs/adr/0001."""
+    return f"{host_path}/{namespace}/{pool_uid}"
 
 
 def config_map_name(pool_name: str) -> str:

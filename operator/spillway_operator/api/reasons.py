@@ -72,7 +72,7 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     """spec.sidecar.image is in no repository that the administrator allowed."""
     HOST_PATH_NOT_ALLOWED = "HostPathNotAllowed"
-    """spec.tiers.nvme.volume.hostPath.path is below no prefix that the administrator allowed."""
+    """spec.tiers.nvme.volume.hostPath.path is no path that the administrator allowed."""
     STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
     """spec.tiers.nvme.volume.ephemeral.storageClassName does not exist."""
     CONFIG_MAP_TAKEN = "ConfigMapTaken"

@@ -150,13 +150,18 @@ class HostPathVolume(ApiModel):
 
     model_config = rules(
         ("self.path.startsWith('/')", "hostPath.path must be absolute: begin it with /"),
-        ("!self.path.split('/').exists(part, part == '..')", "hostPath.path must not contain '..': write the path out"),
+        (
+            "!self.path.startsWith('/') || (self.path.matches('^(/[^/]+)+$') && "
+            "!self.path.split('/').exists(part, part == '.' || part == '..'))",
+            "hostPath.path must be written plainly, because it is compared letter by letter: without '.', '..', '//' and "
+            "without '/' at its end",
+        ),
     )
 
     path: str = Field(
         min_length=2,
         max_length=256,
-        description="Folder below a prefix that the administrator allowed; see docs/adr/0001.",
+        description="A path that the administrator allowed, letter by letter; see docs/adr/0001.",
     )
     max_pods_per_node: int = Field(
         default=1, ge=1, le=16, description="Pods of this pool that may store on one node at the same time."

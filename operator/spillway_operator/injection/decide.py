@@ -11,7 +11,7 @@ from spillway_operator.injection.limit_range import find_violation
 from spillway_operator.injection.plan import Plan, build_plan
 from spillway_operator.injection.qos import all_containers
 
-_CONTAINERS = frozenset({names.CLIENT_CONTAINER, names.SIDECAR_CONTAINER})
+_CONTAINERS = frozenset({names.DISK_CONTAINER, names.CLIENT_CONTAINER, names.SIDECAR_CONTAINER})
 
 PodCheck = Callable[[Pod, KVCachePool, Facts], Skip | None]
 PlanCheck = Callable[[Pod, Plan, Facts], Skip | None]

@@ -33,7 +33,7 @@ def _violations(item: Item, pod: Pod, plan: Plan) -> Iterator[str]:
     match item.get("type"):
         case "Container":
             yield from _container_violations(item, "spillway", plan.sizing)
-            yield from _container_violations(item, "spillway-client", CLIENT_SIZING)
+            yield from _container_violations(item, "spillway-client", CLIENT_SIZING)  # spillway-disk asks the same
         case "Pod":
             yield from _pod_violations(item, pod, plan)
         case "PersistentVolumeClaim":

@@ -7,7 +7,7 @@ import json
 
 from spillway.config import DramConfig, NvmeConfig, PoolIdentity, SidecarConfig, index_bytes
 
-from spillway_operator.api import KVCachePool, Metadata, NvmeTier
+from spillway_operator.api import KVCachePool, NvmeTier
 
 REVISION_LENGTH = 12
 # What running pods take over live, or what rotates by itself, makes no pod outdated.
@@ -28,7 +28,7 @@ def build_sidecar_config(pool: KVCachePool, image: str, status_public_keys: tupl
         revision="",
         cache_epoch=pool.spec.cache_epoch,
         dram=DramConfig(capacity_bytes=dram_bytes),
-        nvme=None if nvme is None else _build_nvme(nvme, pool.metadata),
+        nvme=None if nvme is None else _build_nvme(nvme),
         index_bytes=index_bytes(dram_bytes, 0 if nvme is None else nvme.capacity_bytes),
         log_level=pool.spec.sidecar.log_level,
         status_public_keys=status_public_keys,
@@ -58,13 +58,12 @@ def _revision(pool: KVCachePool, image: str, config: SidecarConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:REVISION_LENGTH]
 
 
-def _build_nvme(tier: NvmeTier, metadata: Metadata) -> NvmeConfig:
+def _build_nvme(tier: NvmeTier) -> NvmeConfig:
     host_path = tier.volume.host_path
     return NvmeConfig(
         capacity_bytes=tier.capacity_bytes,
         reserve_percent=tier.reserve_percent,
         volume_type=tier.volume.type,
-        subdir="" if host_path is None else f"{metadata.namespace}/{metadata.uid}",
         slots=1 if host_path is None else host_path.max_pods_per_node,
         direct=tier.io.direct,
         deadline_seconds=tier.io.deadline_seconds,

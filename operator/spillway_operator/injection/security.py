@@ -1,4 +1,7 @@
-"""The security context of what is injected: Pod Security level restricted, whatever the pool says."""
+"""The security contexts of what is injected: Pod Security level restricted, whatever the pool says, but for one container.
+
+That one exists only beside a hostPath volume, which every level but privileged refuses anyway.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +26,14 @@ def build_security_context(sidecar: SidecarSpec) -> dict[str, Any]:
     if chosen.se_linux_options is not None:
         context["seLinuxOptions"] = chosen.se_linux_options.model_dump(by_alias=True, exclude_none=True)
     return context
+
+
+def build_disk_security_context(sidecar: SidecarSpec) -> dict[str, Any]:
+    """That of spillway-disk: root, with the right to change owners and no other."""
+    return {
+        **build_security_context(sidecar),
+        "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
+        "runAsNonRoot": False,
+        "runAsUser": 0,
+        "runAsGroup": 0,
+    }

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from spillway_operator.api.names import SIDECAR_UID
+from spillway_operator.api.names import pool_folder
 
 CLEANUP_LABEL = "spillway.dev/cleanup"
 DEADLINE_SECONDS = 600
@@ -27,7 +27,7 @@ class DiskCleanup:
     @property
     def folder(self) -> str:
         """The pool's own folder on the node: what is removed."""
-        return f"{self.host_path.rstrip('/')}/{self.pool_namespace}/{self.pool_uid}"
+        return pool_folder(self.host_path, self.pool_namespace, self.pool_uid)
 
 
 def cleanup_pod_name(pool_uid: str, node: str) -> str:
@@ -37,7 +37,7 @@ def cleanup_pod_name(pool_uid: str, node: str) -> str:
 
 
 def build_cleanup_pod(cleanup: DiskCleanup, *, release_namespace: str, image: str, pull_policy: str) -> dict[str, Any]:
-    """Render the pod: restricted but for the hostPath, uid 65532, 10 minutes, bound to its node.
+    """Render the pod: 10 minutes, bound to its node, root with two rights, because a pool chooses its sidecar's user.
 
     The binding is by nodeName: no scheduler has a say, so that cordons, taints and full nodes do not keep tenants' data
     alive.
@@ -64,9 +64,9 @@ def build_cleanup_pod(cleanup: DiskCleanup, *, release_namespace: str, image: st
             "enableServiceLinks": False,
             "tolerations": [{"operator": "Exists"}],
             "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": SIDECAR_UID,
-                "runAsGroup": SIDECAR_UID,
+                "runAsNonRoot": False,
+                "runAsUser": 0,
+                "runAsGroup": 0,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [_container(cleanup, image, pull_policy)],
@@ -99,7 +99,7 @@ def _container(cleanup: DiskCleanup, image: str, pull_policy: str) -> dict[str, 
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
+            "capabilities": {"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]},
         },
         # It asks for nothing: bound by nodeName, the kubelet of a full node would refuse it for a request.
         "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"cpu": "500m", "memory": "128Mi"}},

@@ -143,7 +143,7 @@ class Sidecar:
         nvme = self._config.nvme
         if nvme is None or self._report["nvme"]["reason"] != "no_free_slot":
             return False
-        return has_free_slot(root() / "nvme" / nvme.subdir, nvme.slots)
+        return has_free_slot(root() / "nvme", nvme.slots)
 
     def _engine_lives(self) -> bool:
         """Whether some engine is still attached: then this process is replaced, and its successor keeps everything."""
@@ -182,7 +182,6 @@ def nvme_options(config: NvmeConfig) -> _core.NvmeOptions:
     """The core's view of the NVMe tier."""
     return _core.NvmeOptions(
         capacity_bytes=config.capacity_bytes,
-        subdir=config.subdir,
         slots=config.slots,
         io_threads=config.io_threads,
         direct=config.direct.lower(),

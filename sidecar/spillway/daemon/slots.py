@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 
@@ -13,7 +14,7 @@ def has_free_slot(folder: Path, slots: int) -> bool:
 
 def _is_free(lock: Path) -> bool:
     try:
-        with lock.open("rb") as file:
+        with os.fdopen(os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     except OSError:

@@ -27,7 +27,7 @@ KEY = "EBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8="
 
 
 def make_config(**changes: Any) -> SidecarConfig:
-    nvme = {"capacity_bytes": 2**31, "reserve_percent": 5, "volume_type": "HostPath", "subdir": "team-a/3f1c7c58"}
+    nvme = {"capacity_bytes": 2**31, "reserve_percent": 5, "volume_type": "HostPath"}
     fields: dict[str, Any] = {
         "pool": {"namespace": "team-a", "name": "chat", "uid": "3f1c7c58"},
         "revision": "8f3a",
@@ -49,9 +49,7 @@ def test_longest_config_fits_the_environment() -> None:
     pool = {"namespace": "n" * 63, "name": "p" * 52, "uid": "u" * 36}
     nvme = make_config().nvme
     assert nvme is not None
-    longest = make_config(
-        pool=pool, nvme={**nvme.model_dump(), "subdir": f"{'n' * 63}/{'u' * 36}"}, status_public_keys=[KEY] * 4
-    )
+    longest = make_config(pool=pool, nvme=nvme.model_dump(), status_public_keys=[KEY] * 4)
     assert len(longest.render()) < MAX_RENDERED_BYTES / 4
 
 
@@ -60,7 +58,6 @@ def test_longest_config_fits_the_environment() -> None:
     [
         ("dram.capacity_bytes", 1, "SPILLWAY_CONFIG.dram.capacity_bytes: .*67108864, not 1; correct the value"),
         ("nvme.direct", "Maybe", "SPILLWAY_CONFIG.nvme.direct: .*not 'Maybe'"),
-        ("nvme.subdir", "../other", "SPILLWAY_CONFIG.nvme.subdir"),
         ("status_public_keys", ["x"], "SPILLWAY_CONFIG.status_public_keys.0: .*base64"),
         ("status_public_keys", ["AAAA"], "holds 3 bytes where an Ed25519 public key has 32"),
         ("surprise", 1, "SPILLWAY_CONFIG.surprise: .*; remove the field"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import celpy
 from celpy.adapter import json_to_cel
-from celpy.celtypes import BoolType, ListType, StringType
+from celpy.celtypes import BoolType, IntType, ListType, StringType
 
 Manifest = dict[str, Any]
 
@@ -25,8 +25,12 @@ def _join(parts: ListType, separator: StringType) -> StringType:
     return StringType(str(separator).join(str(part) for part in parts))
 
 
+def _substring(text: StringType, start: IntType) -> StringType:
+    return StringType(str(text)[int(start) :])
+
+
 # What the API server's CEL has beyond the standard: k8s.io/apiserver/pkg/cel/library.
-_FUNCTIONS = {"split": _split, "join": _join}
+_FUNCTIONS = {"split": _split, "join": _join, "substring": _substring}
 
 
 class Policy:

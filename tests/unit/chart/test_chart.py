@@ -160,14 +160,14 @@ def test_the_process_understands_every_variable_it_gets(
     model: type[OperatorSettings | WebhookSettings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rendered = render("hostPath.allowedPrefixes={/mnt/a,/mnt/b}", "image.allowedRepositories={r/x}", "logLevel=Debug")
+    rendered = render("hostPath.allowedPaths={/mnt/a,/mnt/b}", "image.allowedRepositories={r/x}", "logLevel=Debug")
     spec = find(list(filter(None, yaml.safe_load_all(rendered))), "Deployment", deployment)["spec"]["template"]["spec"]
     variables = {v["name"]: v.get("value", "from-the-pod") for v in spec["containers"][0]["env"]}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     parsed = model()
     assert {name.removeprefix("SPILLWAY_").lower() for name in variables} <= set(model.model_fields)
-    assert parsed.allowed.host_path_prefixes == ("/mnt/a", "/mnt/b")
+    assert parsed.allowed.host_paths == ("/mnt/a", "/mnt/b")
     assert parsed.allowed.repositories == ("localhost/spillway-sidecar", "r/x")
     assert parsed.log_level == "Debug"
 
@@ -175,7 +175,10 @@ def test_the_process_understands_every_variable_it_gets(
 @pytest.mark.parametrize(
     "value",
     [
-        "hostPath.allowedPrefixes={mnt/relative}", "hostPath.allowedPrefixes={/mnt/../etc}", "hostPath.allowedPrefixes={/}",
+        *(f"hostPath.allowedPaths={{{path}}}" for path in (
+            "mnt/relative", "/", "/mnt/../etc", "/mnt/./x", "/mnt//x", "/mnt/x/", "/mnt", "/etc", "/etc/x", "/root", "/var/lib",
+            "/var/lib/kubelet", "/var/lib/kubelet/pods", "/var/run/x", "/run/containerd", "/dev/shm", "/mnt/a'b",
+        )),
         "webhook.timeoutSeconds=10", "logLevel=verbose", "webhok.replicas=3", "image.sidecar.pullPolicy=Sometimes",
     ],
 )  # fmt: skip

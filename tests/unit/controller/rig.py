@@ -22,7 +22,7 @@ SETTINGS = OperatorSettings(
     namespace="spillway-system",
     sidecar_image="sidecar:1",
     control_image="control:1",
-    host_path_prefixes=("/mnt/nvme0",),
+    host_paths=("/mnt/nvme0",),
 )
 
 

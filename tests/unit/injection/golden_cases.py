@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "injection"
 ALLOWED = Allowed(
     sidecar_image="registry.example/spillway-sidecar:0.1.0",
     repositories=("registry.example/mirror/spillway-sidecar",),
-    host_path_prefixes=("/mnt/nvme0",),
+    host_paths=("/mnt/nvme0",),
 )
 STATUS_KEY = "EBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8="
 

@@ -60,14 +60,16 @@ def test_sidecar_follows_the_users_init_containers() -> None:
     assert [c["name"] for c in pod["spec"]["initContainers"]] == ["download", "mesh", "spillway-client", "spillway"]
 
 
-def test_only_the_sidecar_mounts_the_disk() -> None:
+def test_nobody_but_ours_mounts_the_disk_and_the_disk_is_one_pools_folder() -> None:
     pod = load_case("hostpath").run().pod
     users = [
         container["name"]
         for container in [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]
         if any(mount["name"] == names.NVME_VOLUME for mount in container.get("volumeMounts", []))
     ]
-    assert users == [names.SIDECAR_CONTAINER]
+    assert users == [names.DISK_CONTAINER, names.SIDECAR_CONTAINER]
+    (path,) = [volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume]
+    assert path == "/mnt/nvme0/team-a/3f1c7c58-6f0e-4a58-9c39-5f2f2a6d1b10"
 
 
 def test_messages_say_what_to_do() -> None:

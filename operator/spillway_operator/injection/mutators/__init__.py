@@ -9,6 +9,7 @@ from spillway_operator.injection.facts import Pod
 from spillway_operator.injection.mutators import (
     autoscaler,
     client_container,
+    disk_container,
     engine_env,
     engine_mounts,
     ephemeral_storage,
@@ -23,6 +24,7 @@ from spillway_operator.injection.plan import Plan
 MUTATORS: tuple[Callable[[Pod, Plan], None], ...] = (
     volumes.mutate,
     filesystem_group.mutate,
+    disk_container.mutate,
     client_container.mutate,
     sidecar_container.mutate,
     ephemeral_storage.mutate,

@@ -6,7 +6,7 @@ from typing import Any
 
 from spillway.config import MIB
 
-from spillway_operator.api import NvmeTier, names
+from spillway_operator.api import Metadata, NvmeTier, names
 from spillway_operator.api.quantity import format_bytes
 from spillway_operator.injection.facts import Pod
 from spillway_operator.injection.plan import Plan
@@ -31,7 +31,7 @@ def mutate(pod: Pod, plan: Plan) -> None:
         },
     ]
     if plan.nvme is not None:
-        added.append({"name": names.NVME_VOLUME, **_nvme_source(plan.nvme)})
+        added.append({"name": names.NVME_VOLUME, **_nvme_source(plan.nvme, plan.pool.metadata)})
     pod["spec"].setdefault("volumes", []).extend(added)
 
 
@@ -39,11 +39,13 @@ def _memory(name: str, size_bytes: int) -> dict[str, Any]:
     return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": format_bytes(size_bytes)}}
 
 
-def _nvme_source(nvme: NvmeTier) -> dict[str, Any]:
+def _nvme_source(nvme: NvmeTier, metadata: Metadata) -> dict[str, Any]:
     volume = nvme.volume
     if volume.host_path is not None:
-        # Created when absent, so that a node without the disk costs the tier and not the pod: docs/adr/0001.
-        return {"hostPath": {"path": volume.host_path.path, "type": "DirectoryOrCreate"}}
+        # This pool's folder and nothing above it. The kubelet makes it, as root, and spillway-disk gives it to the sidecar's
+        # user; where the disk is not mounted it does not, so that such a node costs the tier and not the pod: docs/adr/0001.
+        folder = names.pool_folder(volume.host_path.path, metadata.namespace, metadata.uid)
+        return {"hostPath": {"path": folder, "type": "DirectoryOrCreate"}}
     if volume.empty_dir is not None:
         return {"emptyDir": {"sizeLimit": volume.empty_dir.size_limit}}
     return {"ephemeral": {"volumeClaimTemplate": {"spec": _claim(nvme)}}}

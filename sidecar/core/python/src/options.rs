@@ -10,41 +10,28 @@ use spillway_engine::nvme::{Direct, NvmeConfig};
 /// What the NVMe tier shall be.
 #[pyclass(frozen, module = "spillway._core")]
 pub struct NvmeOptions {
-    subdir: PathBuf,
     config: NvmeConfig,
 }
 
 impl NvmeOptions {
     /// Its folder and how it shall be.
     pub fn under(&self, root: &Path) -> (PathBuf, NvmeConfig) {
-        (root.join("nvme").join(&self.subdir), self.config.clone())
+        (root.join("nvme"), self.config.clone())
     }
 }
 
 #[pymethods]
 impl NvmeOptions {
     #[new]
-    #[pyo3(signature = (*, capacity_bytes, subdir = "", slots = 1, io_threads = 8, direct = "auto", deadline_ms = 250, reserve_percent = 0))]
-    fn new(
-        capacity_bytes: u64,
-        subdir: &str,
-        slots: u32,
-        io_threads: usize,
-        direct: &str,
-        deadline_ms: u64,
-        reserve_percent: u32,
-    ) -> PyResult<Self> {
+    #[pyo3(signature = (*, capacity_bytes, slots = 1, io_threads = 8, direct = "auto", deadline_ms = 250, reserve_percent = 0))]
+    fn new(capacity_bytes: u64, slots: u32, io_threads: usize, direct: &str, deadline_ms: u64, reserve_percent: u32) -> PyResult<Self> {
         let direct = match direct {
             "auto" => Direct::Auto,
             "required" => Direct::Required,
             "off" => Direct::Off,
             other => return Err(PyValueError::new_err(format!("direct is {other:?}, want 'auto', 'required' or 'off'"))),
         };
-        let subdir = PathBuf::from(subdir);
-        if subdir.is_absolute() || subdir.components().any(|part| part == std::path::Component::ParentDir) {
-            return Err(PyValueError::new_err(format!("subdir is {}, want a relative path without ..", subdir.display())));
-        }
         let deadline = Duration::from_millis(deadline_ms);
-        Ok(Self { subdir, config: NvmeConfig { capacity_bytes, slots, io_threads, direct, deadline, reserve_percent } })
+        Ok(Self { config: NvmeConfig { capacity_bytes, slots, io_threads, direct, deadline, reserve_percent } })
     }
 }

@@ -18,6 +18,8 @@ use crate::header::Page;
 use crate::layout::PAGE_BYTES;
 
 const FILE_MODE: u32 = 0o600;
+/// Whoever may write the folder may put a link in a file's place: it is refused, wherever it points.
+const NO_LINK: i32 = libc::O_NOFOLLOW;
 
 /// A store's file, ready to be used, and the lock that makes it ours.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Folder {
     fn adopt(&mut self) -> Result<Adoption, NvmeError> {
         let at = |what| move |error: io::Error| (what, error);
         let read = || -> Result<_, (&'static str, io::Error)> {
-            let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(at("opening the store"))?;
+            let file = OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(&self.path).map_err(at("opening the store"))?;
             let len = file.metadata().map_err(at("looking at the store"))?.len();
             Ok((file, len))
         };
@@ -205,9 +207,9 @@ fn slot_dir(dir: &Path, number: u32) -> PathBuf {
 fn take_slot(dir: &Path, slots: u32) -> Result<(u32, File), NvmeError> {
     for number in 0..slots {
         let slot_dir = slot_dir(dir, number);
-        fs::create_dir_all(&slot_dir).map_err(|error| NvmeError::io("making the slot's folder", &slot_dir, error))?;
+        make_folder(&slot_dir).map_err(|error| NvmeError::io("making the slot's folder", &slot_dir, error))?;
         let path = slot_dir.join("lock");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(NO_LINK).open(&path);
         let file = file.map_err(|error| NvmeError::io("opening the slot's lock", &path, error))?;
         match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok((number, file)),
@@ -216,6 +218,14 @@ fn take_slot(dir: &Path, slots: u32) -> Result<(u32, File), NvmeError> {
         }
     }
     Err(NvmeError::NoFreeSlot { dir: dir.to_owned(), slots })
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other,
+    }
+    OpenOptions::new().read(true).custom_flags(NO_LINK | libc::O_DIRECTORY).open(path).map(|_| ())
 }
 
 fn read_page(file: &File, offset: u64) -> io::Result<Page> {

@@ -615,7 +615,7 @@ fn open_device(folder: &Folder, direct: Direct) -> Result<(FileDevice, Option<St
 
 /// The file opened with these flags, after a page was written, read back and compared.
 fn proved(folder: &Folder, flags: i32) -> std::io::Result<FileDevice> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&folder.path)?;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags | libc::O_NOFOLLOW).open(&folder.path)?;
     let device = FileDevice::new(file)?;
     match probe(&device, folder.geometry.scratch_offset(), clock::now_ns() | 1) {
         Ok(()) => Ok(device),

@@ -1,0 +1,31 @@
+"""The init container `spillway-disk`: gives the pool's folder on the node's disk to the sidecar's user, where the pool has one.
+
+The kubelet makes that folder, and makes it root's. This container is root with the one right to change owners, sees nothing
+but that folder and ends before the sidecar starts; it never fails, so that a disk costs the tier and not the pod.
+"""
+
+from __future__ import annotations
+
+from spillway_operator.api import names
+from spillway_operator.injection.facts import Pod
+from spillway_operator.injection.plan import Plan
+from spillway_operator.injection.security import build_disk_security_context
+from spillway_operator.injection.sizing import CLIENT_SIZING
+
+
+def mutate(pod: Pod, plan: Plan) -> None:
+    """Append the container for a pool on hostPath."""
+    if plan.nvme is None or plan.nvme.volume.host_path is None:
+        return
+    chosen = plan.pool.spec.sidecar.security_context
+    pod["spec"].setdefault("initContainers", []).append(
+        {
+            "name": names.DISK_CONTAINER,
+            "image": plan.image,
+            "imagePullPolicy": plan.pull_policy,
+            "command": [*names.DISK_COMMAND, str(chosen.run_as_user), str(chosen.run_as_group)],
+            "resources": CLIENT_SIZING.render(),
+            "securityContext": build_disk_security_context(plan.pool.spec.sidecar),
+            "volumeMounts": [{"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH}],
+        }
+    )

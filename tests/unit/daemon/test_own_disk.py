@@ -1,0 +1,93 @@
+"""The pool's folder on a node's disk goes to the sidecar's user: with one right, on the right disk, without following a link."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UID = 1000
+PREPARED_GROUP = 65532
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+
+# Gives up every right but CAP_CHOWN, as the container has it, then runs own_disk.
+DROPPED = (
+    *("setpriv", "--bounding-set", "-all,+chown", "--inh-caps", "-all,+chown", "--no-new-privs"),
+    *(sys.executable, "-m", "spillway.daemon.own_disk"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As the kubelet makes it below a prepared path."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    os.chown(path, 0, PREPARED_GROUP)
+    path.chmod(0o2755)
+    folder = path / "team-a" / "uid"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def run(folder: Path, uid: int = UID) -> str:
+    ended = subprocess.run([*DROPPED, str(folder), str(uid), str(uid)], capture_output=True, text=True)
+    assert ended.returncode == 0, "an init container that fails keeps the engine from starting"
+    return ended.stderr
+
+
+def owner(path: Path) -> tuple[int, str]:
+    found = path.lstat()
+    return found.st_uid, oct(found.st_mode & 0o7777)
+
+
+@needs_root
+def test_a_new_folder_becomes_the_sidecars(folder: Path) -> None:
+    assert run(folder) == ""
+    assert owner(folder) == (UID, "0o700")
+    assert owner(folder.parent) == (0, "0o2755"), "nothing above it does"
+
+
+@needs_root
+def test_a_folder_on_an_unmounted_disk_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "team-a" / "uid"
+    folder.mkdir(parents=True)
+    assert "is its disk mounted?" in run(folder)
+    assert owner(folder) == (0, "0o755")
+
+
+@needs_root
+def test_stores_follow_a_pool_that_changes_its_user(folder: Path) -> None:
+    run(folder, 65532)
+    slot = folder / "slot-0"
+    slot.mkdir(mode=0o700)
+    (slot / "chunks").touch(0o600)
+    for path in (slot, slot / "chunks"):
+        os.chown(path, 65532, 65532)
+    assert run(folder) == ""
+    assert {owner(path)[0] for path in (folder, slot, slot / "chunks")} == {UID}
+
+
+@needs_root
+@pytest.mark.parametrize("where", ["slot-0", "slot-1/chunks"])
+def test_no_link_is_followed(folder: Path, tmp_path: Path, where: str) -> None:
+    run(folder, 65532)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").touch()
+    link = folder / where
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(victim)
+    run(folder)
+    assert owner(victim)[0] == owner(victim / "file")[0] == 0
+    assert owner(folder)[0] == UID
+
+
+@needs_root
+def test_a_folder_that_is_a_link_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    assert "is no folder" in run(link)
+    assert owner(folder)[0] == 0
