@@ -143,12 +143,41 @@ def test_no_network_policy_is_created(manifests: list[Manifest]) -> None:
     assert not [m for m in manifests if m["kind"] == "NetworkPolicy"]
 
 
-def test_the_policy_binds_our_operator_and_denies(manifests: list[Manifest]) -> None:
-    policy = find(manifests, "ValidatingAdmissionPolicy", "spillway-pod-changes")["spec"]
-    assert policy["failurePolicy"] == "Fail"
-    assert "spillway-system:spillway-operator" in policy["matchConditions"][0]["expression"]
-    binding = find(manifests, "ValidatingAdmissionPolicyBinding", "spillway-pod-changes")["spec"]
-    assert binding == {"policyName": "spillway-pod-changes", "validationActions": ["Deny"]}
+def test_every_policy_is_bound_and_denies(render: Callable[..., str]) -> None:
+    rendered = [m for m in yaml.safe_load_all(render("hostPath.allowedPaths={/mnt/a}")) if m]
+    policies = {m["metadata"]["name"]: m["spec"] for m in rendered if m["kind"] == "ValidatingAdmissionPolicy"}
+    bindings = [m["spec"] for m in rendered if m["kind"] == "ValidatingAdmissionPolicyBinding"]
+    assert all(spec["failurePolicy"] == "Fail" for spec in policies.values())
+    assert {b["policyName"] for b in bindings} == set(policies)
+    assert all(b["validationActions"] == ["Deny"] for b in bindings)
+
+
+def test_the_operator_has_the_verbs_that_its_client_calls_and_no_more(manifests: list[Manifest]) -> None:
+    """controller/client.py speaks of these resources only; a verb is here because the line after it needs it."""
+    granted = {(resource, verb) for rule in rules_of(manifests, "spillway-operator")
+               for resource in rule["resources"] for verb in rule["verbs"]}  # fmt: skip
+    used = {
+        "kvcachepools": {"list", "watch", "patch"},  # handlers.see_pool, disk.build_finalizer_manifest
+        "kvcachepools/status": {"patch"},  # reconcile, deletion
+        "kvcachepools/finalizers": {"update"},  # blockOwnerDeletion of config_map.build_config_map
+        "pods": {"list", "watch", "get", "create", "delete"},  # handlers.see_pod, disk.DiskCleaner
+        "configmaps": {"get", "list", "watch", "create", "patch"},  # reconcile, status_keys
+        "events": {"create"},  # events.post_once
+        "nodes": {"get"},  # disk.DiskCleaner.clean
+        "storageclasses": {"get"},  # reconcile
+        "mutatingwebhookconfigurations": {"get", "patch"},  # certificates, webhook_health
+        "secrets": {"get", "create", "patch"},  # certificates, status_keys
+        "leases": {"get", "update", "create"},  # lease
+        "endpointslices": {"list"},  # webhook_health
+    }
+    assert granted == {(resource, verb) for resource, verbs in used.items() for verb in verbs}
+
+
+def test_pods_are_read_one_by_one_in_our_own_namespace_only(manifests: list[Manifest]) -> None:
+    (cluster_wide,) = [
+        r for r in find(manifests, "ClusterRole", "spillway-operator")["rules"] if r["resources"] == ["pods"]
+    ]
+    assert cluster_wide["verbs"] == ["list", "watch"]
 
 
 @pytest.mark.parametrize(

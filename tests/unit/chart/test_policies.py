@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from policies import Policy
+from spillway_operator.api import parse_pool
+from spillway_operator.resources import DiskCleanup, build_cleanup_pod, build_config_map
 
 Manifest = dict[str, Any]
 
@@ -87,3 +89,107 @@ def test_what_injection_adds_and_what_lies_elsewhere_is_admitted(host_paths: Pol
 
 def test_without_listed_folders_there_is_no_such_policy(manifests: list[Manifest]) -> None:
     assert "spillway-host-paths" not in [m["metadata"]["name"] for m in manifests]
+
+
+OPERATOR = "system:serviceaccount:spillway-system:spillway-operator"
+IMAGE = "localhost/spillway-control:0.1.0"
+
+
+@pytest.fixture(scope="module")
+def config_maps(manifests: list[Manifest]) -> Policy:
+    return Policy.find(manifests, "spillway-operator-config-maps")
+
+
+def own_config_map(**metadata: Any) -> Manifest:
+    """What the operator applies, stored."""
+    spec = {"tiers": {"dram": {"capacity": "1Gi"}}}
+    manifest = build_config_map(
+        parse_pool({"metadata": {"name": "chat", "namespace": "team-a", "uid": POOL_UID}, "spec": spec})
+    )
+    return {**manifest, "metadata": {**manifest["metadata"], **metadata}}
+
+
+def foreign_config_map(name: str = "chat-spillway") -> Manifest:
+    return {"metadata": {"name": name, "namespace": "team-a"}, "data": {"a": "b"}}
+
+
+def test_the_operator_writes_its_pools_config_maps_and_its_public_keys(config_maps: Policy) -> None:
+    new = own_config_map()
+    assert config_maps.refusals(new, user=OPERATOR) == []
+    assert config_maps.refusals(new, old=own_config_map(labels={}), user=OPERATOR, operation="UPDATE") == []
+    keys = foreign_config_map("spillway-status-keys")
+    assert config_maps.refusals(keys, user=OPERATOR, namespace="spillway-system") == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        foreign_config_map("extension-apiserver-authentication"), foreign_config_map(),
+        own_config_map(name="other-spillway"), own_config_map(labels={}), own_config_map(ownerReferences=[]),
+    ],
+    ids=["foreign", "no-label", "other-name", "label-gone", "no-owner"],
+)  # fmt: skip
+def test_the_operator_writes_no_other_config_map(config_maps: Policy, target: Manifest) -> None:
+    assert config_maps.refusals(target, old=target, user=OPERATOR, operation="UPDATE")
+    assert config_maps.refusals(target, user=OPERATOR)
+    assert config_maps.refusals(target, user="system:serviceaccount:team-a:default") == []
+
+
+def test_the_operator_takes_over_nobodys_config_map(config_maps: Policy) -> None:
+    (refusal,) = config_maps.refusals(own_config_map(), old=foreign_config_map(), user=OPERATOR, operation="UPDATE")
+    assert "take over" in refusal
+
+
+@pytest.fixture(scope="module")
+def operator_pods(render: Callable[..., str]) -> Policy:
+    rendered = render("hostPath.allowedPaths={/mnt/nvme0}")
+    return Policy.find([m for m in yaml.safe_load_all(rendered) if m], "spillway-operator-pods")
+
+
+def cleanup_pod() -> Manifest:
+    cleanup = DiskCleanup("team-a", "chat", POOL_UID, "/mnt/nvme0", "node-1")
+    return build_cleanup_pod(cleanup, release_namespace="spillway-system", image=IMAGE, pull_policy="Never")
+
+
+def test_the_operator_creates_cleanup_pods(operator_pods: Policy) -> None:
+    assert operator_pods.refusals(cleanup_pod(), user=OPERATOR, namespace="spillway-system") == []
+
+
+def _container(pod: Manifest) -> Manifest:
+    container: Manifest = pod["spec"]["containers"][0]
+    return container
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda pod: _container(pod).update(image="evil/control:1"), id="image"),
+        pytest.param(lambda pod: _container(pod).update(command=["sh"]), id="command"),
+        pytest.param(lambda pod: _container(pod)["command"].__setitem__(2, "spillway_operator"), id="module"),
+        pytest.param(lambda pod: _container(pod).update(env=[{"name": "PYTHONPATH", "value": "/x"}]), id="environment"),
+        pytest.param(lambda pod: _container(pod)["securityContext"].update(privileged=True), id="privileged"),
+        pytest.param(
+            lambda pod: _container(pod)["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]), id="capability"
+        ),
+        pytest.param(lambda pod: pod["spec"].update(hostPID=True), id="host-pid"),
+        pytest.param(lambda pod: pod["spec"].update(initContainers=[{"name": "x"}]), id="init-container"),
+        pytest.param(lambda pod: pod["spec"]["containers"].append({"name": "x"}), id="second-container"),
+        pytest.param(lambda pod: pod["spec"]["volumes"][0]["hostPath"].update(path="/"), id="root-of-the-node"),
+        pytest.param(lambda pod: pod["spec"]["volumes"][0]["hostPath"].update(path="/mnt/nvme0/x"), id="below"),
+        pytest.param(lambda pod: pod["spec"]["volumes"].append({"name": "s", "secret": {}}), id="second-volume"),
+        pytest.param(lambda pod: pod["spec"].update(automountServiceAccountToken=True), id="token"),
+        pytest.param(lambda pod: pod["metadata"].update(labels={}), id="label"),
+    ],
+)
+def test_the_operator_creates_no_other_pod(operator_pods: Policy, change: Callable[[Manifest], None]) -> None:
+    pod = cleanup_pod()
+    change(pod)
+    assert operator_pods.refusals(pod, user=OPERATOR, namespace="spillway-system")
+    assert operator_pods.refusals(pod, namespace="spillway-system") == [], "other accounts are none of its business"
+
+
+def test_the_operator_deletes_cleanup_pods_only(manifests: list[Manifest]) -> None:
+    policy = Policy.find(manifests, "spillway-operator-pod-deletions")
+    assert policy.refusals(None, old=cleanup_pod(), user=OPERATOR, operation="DELETE") == []
+    webhook = {"metadata": {"name": "spillway-webhook-1", "labels": {"app.kubernetes.io/name": "spillway"}}}
+    assert policy.refusals(None, old=webhook, user=OPERATOR, operation="DELETE")
