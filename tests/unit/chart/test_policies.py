@@ -193,3 +193,12 @@ def test_the_operator_deletes_cleanup_pods_only(manifests: list[Manifest]) -> No
     assert policy.refusals(None, old=cleanup_pod(), user=OPERATOR, operation="DELETE") == []
     webhook = {"metadata": {"name": "spillway-webhook-1", "labels": {"app.kubernetes.io/name": "spillway"}}}
     assert policy.refusals(None, old=webhook, user=OPERATOR, operation="DELETE")
+
+
+def test_the_webhook_is_not_asked_about_mirror_pods(manifests: list[Manifest]) -> None:
+    (webhook,) = next(m for m in manifests if m["kind"] == "MutatingWebhookConfiguration")["webhooks"]
+    asks = Policy({"spec": {"matchConditions": webhook["matchConditions"], "validations": [
+        {"expression": "false", "message": "asked"}]}})  # fmt: skip
+    mirror = {"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}
+    assert asks.refusals(mirror) == []
+    assert asks.refusals({"metadata": {}}) == asks.refusals({"metadata": {"annotations": {"a": "b"}}}) == ["asked"]
