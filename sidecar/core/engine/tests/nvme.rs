@@ -181,12 +181,12 @@ fn no_link_in_the_folder_is_followed() {
         let (dir, elsewhere) = (disk_folder(), disk_folder());
         let (kit, _) = open(elsewhere.path(), &config(4));
         drop(kit);
-        std::fs::create_dir(dir.path().join("slot-0")).unwrap();
+        std::fs::create_dir(dir.path().join("slot-0")).expect("a new folder");
         let link = dir.path().join(place);
         if place == "slot-0" {
-            std::fs::remove_dir(&link).unwrap();
+            std::fs::remove_dir(&link).expect("an empty folder");
         }
-        std::os::unix::fs::symlink(elsewhere.path().join(place), &link).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join(place), &link).expect("nothing is there");
         let refused = NvmeStore::open(dir.path(), &config(4));
         assert!(matches!(refused, Err(NvmeError::Io { .. })), "{place}: {refused:?}");
     }
