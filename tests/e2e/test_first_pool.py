@@ -27,6 +27,9 @@ PROMPTS = make_prompts(4, PROMPT_TOKENS, seed=1)
 NAMESPACE = "e2e-first-pool"
 
 
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
 @dataclass
 class Story:
     """What the earlier tests saw."""
@@ -69,6 +72,19 @@ def test_restarted_engine_answers_from_dram(story: Story, transcript: Transcript
     assert total(samples, "spillway_hop_bytes_total", "hop=nvme_to_arena") == read_before
     assert story.engine.pod()["metadata"]["uid"] == story.pod_uids[0]
     transcript.check("03-engine-restarted", story.engine.namespace)
+
+
+def test_our_containers_hold_no_token_of_the_pods_account(story: Story, kube: Kube) -> None:
+    pod = story.engine.pod()
+    spec = pod["spec"]
+    mounts = {c["name"]: c["volumeMounts"] for c in [*spec["initContainers"], *spec["containers"]]}
+    at_the_token = {
+        name: [mount["name"] for mount in found if mount["mountPath"] == TOKEN_PATH] for name, found in mounts.items()
+    }
+    assert at_the_token.pop("server")[0].startswith("kube-api-access")
+    assert at_the_token == {name: ["spillway-no-token"] for name in at_the_token}
+    assert {"spillway", "spillway-client", "spillway-disk"} <= at_the_token.keys()
+    assert kube.run(story.engine.namespace, pod["metadata"]["name"], "spillway", "ls", "-A", TOKEN_PATH) == ""
 
 
 def test_status_tells_the_tiers(story: Story, kube: Kube) -> None:

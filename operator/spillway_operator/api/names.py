@@ -36,6 +36,10 @@ CLIENT_VOLUME: Final = f"{VOLUME_PREFIX}client"
 NVME_VOLUME: Final = f"{VOLUME_PREFIX}nvme"
 CONFIG_VOLUME: Final = f"{VOLUME_PREFIX}config"
 
+NO_TOKEN_VOLUME: Final = f"{VOLUME_PREFIX}no-token"
+
+# Where the API server mounts the pod's ServiceAccount token into every container that mounts nothing there itself.
+TOKEN_PATH: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 MOUNT_ROOT: Final = "/spillway"
 ARENA_PATH: Final = f"{MOUNT_ROOT}/arena"
 INDEX_PATH: Final = f"{MOUNT_ROOT}/index"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spillway_operator.api import names
 from spillway_operator.injection.facts import Pod
+from spillway_operator.injection.mutators.volumes import no_token
 from spillway_operator.injection.plan import Plan
 from spillway_operator.injection.security import build_security_context
 from spillway_operator.injection.sizing import CLIENT_SIZING
@@ -19,6 +20,6 @@ def mutate(pod: Pod, plan: Plan) -> None:
             "command": list(names.CLIENT_INSTALL_COMMAND),
             "resources": CLIENT_SIZING.render(),
             "securityContext": build_security_context(plan.pool.spec.sidecar),
-            "volumeMounts": [{"name": names.CLIENT_VOLUME, "mountPath": names.CLIENT_PATH}],
+            "volumeMounts": [{"name": names.CLIENT_VOLUME, "mountPath": names.CLIENT_PATH}, no_token()],
         }
     )

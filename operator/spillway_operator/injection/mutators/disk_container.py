@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from spillway_operator.api import names
 from spillway_operator.injection.facts import Pod
+from spillway_operator.injection.mutators.volumes import no_token
 from spillway_operator.injection.plan import Plan
 from spillway_operator.injection.security import build_disk_security_context
 from spillway_operator.injection.sizing import CLIENT_SIZING
@@ -26,6 +27,6 @@ def mutate(pod: Pod, plan: Plan) -> None:
             "command": [*names.DISK_COMMAND, str(chosen.run_as_user), str(chosen.run_as_group)],
             "resources": CLIENT_SIZING.render(),
             "securityContext": build_disk_security_context(plan.pool.spec.sidecar),
-            "volumeMounts": [{"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH}],
+            "volumeMounts": [{"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH}, no_token()],
         }
     )

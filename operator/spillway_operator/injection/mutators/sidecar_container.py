@@ -8,6 +8,7 @@ from spillway.config import CONFIG_ENV
 
 from spillway_operator.api import names
 from spillway_operator.injection.facts import Container, Pod
+from spillway_operator.injection.mutators.volumes import no_token
 from spillway_operator.injection.plan import Plan
 from spillway_operator.injection.security import build_security_context
 
@@ -51,4 +52,4 @@ def _build_mounts(plan: Plan) -> list[dict[str, Any]]:
     ]
     if plan.nvme is not None:
         mounts.append({"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH})
-    return mounts
+    return [*mounts, no_token()]

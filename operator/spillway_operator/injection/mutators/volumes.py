@@ -1,4 +1,4 @@
-"""The volumes: arena, index and run in memory, the client's folder, the live overrides, and NVMe by its type."""
+"""The volumes: arena, index and run in memory, an empty one in the token's place, the client's folder, live overrides, NVMe by type."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ INDEX_SLACK_BYTES = 16 * MIB
 RUN_BYTES = 128 * MIB
 
 
+# Nothing is ever written to it.
+NO_TOKEN_BYTES = 4096
+
+
+def no_token() -> dict[str, Any]:
+    """The mount that keeps the pod's ServiceAccount token out of a container of ours, which asks no API server anything."""
+    return {"name": names.NO_TOKEN_VOLUME, "mountPath": names.TOKEN_PATH, "readOnly": True}
+
+
 def mutate(pod: Pod, plan: Plan) -> None:
     """Append the volumes after the user's."""
     config = plan.config
@@ -24,6 +33,7 @@ def mutate(pod: Pod, plan: Plan) -> None:
         _memory(names.ARENA_VOLUME, config.dram.capacity_bytes),
         _memory(names.INDEX_VOLUME, config.index_bytes + INDEX_SLACK_BYTES),
         _memory(names.RUN_VOLUME, RUN_BYTES),
+        _memory(names.NO_TOKEN_VOLUME, NO_TOKEN_BYTES),
         {"name": names.CLIENT_VOLUME, "emptyDir": {}},
         {
             "name": names.CONFIG_VOLUME,
