@@ -154,6 +154,7 @@ class Observed:
         self._config_maps: dict[PoolKey, dict[str, Any]] = {}
         self._pods: dict[PoolKey, dict[str, PodView]] = {}
         self._key_of_pod: dict[str, PoolKey] = {}
+        self._uid_of_name: dict[tuple[str, str], str] = {}
 
     def pool(self, key: PoolKey) -> dict[str, Any] | None:
         return self._pools.get(key)
@@ -210,16 +211,21 @@ class Observed:
         view = parse_pod(body)
         if view is None:
             return self.drop_pod(body["metadata"]["uid"])
-        touched = {view.key}
+        touched: set[PoolKey] = set()
+        # There is one pod of a name (a StatefulSet's returns under it), and the end of the one before may be heard later.
+        before = self._uid_of_name.get((view.namespace, view.name), view.uid)
+        if before != view.uid:
+            touched |= self.drop_pod(before)
         if self._key_of_pod.get(view.uid, view.key) != view.key:
             touched |= self.drop_pod(view.uid)
         known = self._pods.setdefault(view.key, {})
         if known.get(view.uid) == view:
-            return set()
+            return touched
         known[view.uid] = view
         self._key_of_pod[view.uid] = view.key
+        self._uid_of_name[view.namespace, view.name] = view.uid
         PODS.set(len(self._key_of_pod))
-        return touched
+        return touched | {view.key}
 
     def drop_pod(self, uid: str) -> set[PoolKey]:
         key = self._key_of_pod.pop(uid, None)
@@ -227,7 +233,9 @@ class Observed:
         if key is None:
             return set()
         pods = self._pods[key]
-        pods.pop(uid, None)
+        gone = pods.pop(uid, None)
+        if gone is not None and self._uid_of_name.get((gone.namespace, gone.name)) == uid:
+            del self._uid_of_name[gone.namespace, gone.name]
         if not pods:
             del self._pods[key]
         return {key}
@@ -240,7 +248,7 @@ class Observed:
     ) -> set[PoolKey]:
         """Take a full list as the truth; returns every key that exists now or existed before."""
         touched = set(self._pools) | set(self._pods) | set(self._config_maps)
-        for known in (self._pools, self._pods, self._config_maps, self._key_of_pod):
+        for known in (self._pools, self._pods, self._config_maps, self._key_of_pod, self._uid_of_name):
             known.clear()
         touched.update(self.put_pool(pool) for pool in pools)
         touched.update(self.put_config_map(config_map) for config_map in config_maps)

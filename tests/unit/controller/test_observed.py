@@ -41,6 +41,17 @@ def test_projection(overrides: dict[str, Any], field: str, value: object) -> Non
     assert getattr(make_pod(**overrides), field) == value
 
 
+def test_a_pod_that_returns_under_its_name_is_the_only_one_of_it() -> None:
+    observed = Observed()
+    observed.put_pod(make_pod_body("chat-0", uid="first"))
+    assert observed.put_pod(make_pod_body("chat-0", uid="second")) == {CHAT}
+    assert [pod.uid for pod in observed.pods(CHAT)] == ["second"]
+    assert observed.drop_pod("first") == set()
+    assert [pod.uid for pod in observed.pods(CHAT)] == ["second"]
+    assert observed.drop_pod("second") == {CHAT}
+    assert observed.put_pod(make_pod_body("chat-0", uid="third")) == {CHAT}
+
+
 def test_a_pod_without_the_label_is_nobodys() -> None:
     observed = Observed()
     observed.put_pod(make_pod_body())
