@@ -20,6 +20,7 @@ from spillway_operator.controller.client import (
     CONFIG_MAPS,
     POOLS,
     STORAGE_CLASSES,
+    ApiError,
     ApiServer,
     Conflict,
     FieldManager,
@@ -61,9 +62,25 @@ class Reconciler:
     deletion: PoolDeletion
 
     async def reconcile(self, key: PoolKey) -> float | None:
-        """Bring the pool of `key` to what its spec says; returns the seconds after which to look again, if any."""
-        pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
-        await self.skips.report(pods)
+        """Bring the pool of `key` to what its spec says; returns the seconds after which to look again, if any.
+
+        Its parts fail apart: what one of them raises is raised when the others are done. Raises ApiError.
+        """
+        failed: list[ApiError] = []
+        try:
+            again_seconds = await self._advance(key, failed)
+        except ApiError as error:
+            failed.insert(0, error)
+        try:
+            await self.skips.report(pod for pod in self.observed.pods(key) if pod.live)
+        except ApiError as error:
+            failed.append(error)
+        if failed:
+            raise failed[0]
+        return again_seconds
+
+    async def _advance(self, key: PoolKey, failed: list[ApiError]) -> float | None:
+        """The pool's own parts. What must not keep the status from being written goes into `failed`."""
         stored = self.observed.pool(key)
         if stored is None:
             return None
@@ -79,7 +96,11 @@ class Reconciler:
             return await self._report(metadata, self._facts(key, metadata, None, fault), previous, nodes)
         nodes = decide_disk_nodes(pool, injected)
         await self._apply_finalizer(pool, nodes)
-        config_map_problem = await self._apply_config_map(key, pool)
+        try:
+            config_map_problem = await self._apply_config_map(key, pool)
+        except ApiError as error:
+            failed.append(error)
+            config_map_problem = ""
         fault = find_fault(pool, self.settings.allowed) or await self._storage_class_fault(pool)
         facts = self._facts(key, metadata, pool, fault, config_map_problem)
         again_seconds = await self._report(metadata, facts, previous, nodes)

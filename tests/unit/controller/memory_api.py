@@ -12,7 +12,7 @@ from spillway_operator.controller.client import POOLS, ApiError, ApiServer, Conf
 class MemoryApi(ApiServer):
     """Objects by kind and name. Server-side apply is a replacement of what the one manager owns.
 
-    `refused` holds what fails while it stands there: (verb, kind, name).
+    `refused` holds what fails while it stands there: (verb, kind, name), for what is created (`create`, kind, kind).
     """
 
     def __init__(self, *pools: Manifest) -> None:
@@ -48,6 +48,7 @@ class MemoryApi(ApiServer):
         return found
 
     async def create(self, manifest: Manifest, resource: Resource) -> Manifest:
+        self._check("create", resource, resource.kind)
         if (resource.kind, manifest["metadata"]["name"]) in self.stored:
             raise Conflict(409, "POST", resource.path(None), "already exists")
         stamped = {**manifest["metadata"], "creationTimestamp": datetime.now(UTC).isoformat()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from rig import Rig
-from spillway_operator.controller.client import CONFIG_MAPS
+from spillway_operator.controller.client import CONFIG_MAPS, EVENTS, ApiError, FieldManager, Resource
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded", "Failed"])
@@ -54,3 +54,20 @@ async def test_a_config_map_of_the_users_is_left_alone_and_said(labels: dict[str
     await rig.reconcile()
     (ours,) = rig.api.kind(CONFIG_MAPS)
     assert ours["metadata"]["ownerReferences"][0]["kind"] == "KVCachePool"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [("create", EVENTS, EVENTS.kind), (FieldManager.CHILDREN.value, CONFIG_MAPS, "chat-spillway")],
+    ids=["event", "config-map"],
+)
+async def test_parts_of_a_reconcile_fail_apart(refused: tuple[str, Resource, str]) -> None:
+    rig = Rig()
+    rig.see_pod("chat-0", injected=False, annotations={"spillway.dev/skipped": "host-ipc"})
+    rig.refuse(refused)
+    with pytest.raises(ApiError, match="refused by the test"):
+        await rig.reconcile()
+    assert rig.status.pods is not None
+    assert rig.status.pods.skipped == 1
+    done = rig.api.kind(CONFIG_MAPS if refused[0] == "create" else EVENTS)
+    assert len(done) == 1
