@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,7 +68,19 @@ async def _start(port: int, served: Served) -> None:
     )
     runner = web.AppRunner(application, access_log=None, handle_signals=False)
     await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", port).start()
+    await web.SockSite(runner, listen(port)).start()
+
+
+def listen(port: int) -> socket.socket:
+    """Every address of the pod, of both families where the kernel has both. Raises OSError."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    # IPv6 is compiled in and switched off.
+    return socket.create_server(("0.0.0.0", port))
 
 
 async def _healthz(served: Served) -> web.Response:

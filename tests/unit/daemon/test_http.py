@@ -6,11 +6,13 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import jwt
@@ -18,6 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from spillway.config import DramConfig, PoolIdentity, SidecarConfig
+from spillway.daemon.http import listen
 from spillway.daemon.metrics import METRICS
 from spillway.status import SidecarStatus
 from spillway_operator.controller.members import MemberReport
@@ -123,3 +126,19 @@ def test_a_bad_configuration_is_said_and_survived() -> None:
         assert process.poll() is None
         process.terminate()
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("without_ipv6", [False, True])
+def test_every_family_that_the_kernel_has_is_served(monkeypatch: pytest.MonkeyPatch, without_ipv6: bool) -> None:
+    """A pod may have IPv6 addresses alone, and a node no IPv6 at all."""
+    if without_ipv6:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    loopbacks = ["127.0.0.1"]
+    if not without_ipv6 and Path("/proc/net/if_inet6").read_text():
+        loopbacks.append("::1")
+    with listen(0) as listening:
+        port = listening.getsockname()[1]
+        for address in loopbacks:
+            socket.create_connection((address, port), timeout=5).close()
+        with pytest.raises(OSError, match="in use"):
+            listen(port)
