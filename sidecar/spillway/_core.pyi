@@ -240,6 +240,9 @@ class Plane:
     def grant(self, tag: int, group: int, count: int) -> int:
         """Lease up to count free slots to an engine; the number granted."""
 
+    def lease_account(self, tag: int, group: int) -> tuple[int, int] | None:
+        """(class, slots granted and not taken yet); None for a group that cannot be granted to, now or any more."""
+
     def evict_dram(self, keys: list[bytes]) -> int:
         """Unlink chunks from DRAM (a copy on NVMe stays); the number accepted. EV_FREED follows once no reader can
         hold the slot.

@@ -12,8 +12,8 @@ from spillway.policy import Recency
 
 # Slots kept free per class so that a store never waits for a recycle: a tenth, bounded (the bounds are arbitrary).
 FREE_SHARE, FREE_MIN, FREE_MAX = 10, 4, 64
-# Enough for the chunks of a first step; from then on an engine asks for what it takes.
-FIRST_GRANT = 16
+# All engines together may have this share of the arena waiting for them in leases that nobody uses.
+IDLE_LEASE_SHARE, IDLE_LEASE_MIN = 8, 2
 # Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever.
 PROMOTION_SHARE = 2
 # A flush that has nothing in flight for so long waits for room that does not come.
@@ -32,13 +32,15 @@ class Promotion:
 
 
 class Loop:
-    """What the daemon remembers of chunks, leases owed and promotions; rebuilt from events after a restart."""
+    """What the daemon remembers of chunks, of who gets leases and of promotions; rebuilt from events after a restart."""
 
     def __init__(self, plane: _core.Plane) -> None:
         self._plane = plane
         self._dram = Recency()
+        self._arena_bytes = int(plane.report()["arena_bytes"])
         self._write_through = WriteThrough(plane)
-        self._owed: dict[tuple[int, int], int] = {}
+        # (tag, group) of everyone who leases.
+        self._lessees: set[tuple[int, int]] = set()
         self._promotions: deque[Promotion] = deque()
         # By class. Keys and not a count: requests that share a prefix promote one chunk several times, and it is read once.
         self._reading: defaultdict[int, set[bytes]] = defaultdict(set)
@@ -104,11 +106,12 @@ class Loop:
         if kind == _core.EV_ENGINE_ATTACHED:
             self.engines_attached_ever += 1
         elif kind == _core.EV_ENGINE_READY:
-            self._owed.update({(a, group): FIRST_GRANT for group in range(c)})
+            self._lessees.update((a, group) for group in range(c))
         elif kind == _core.EV_LEASE_WANTED:
-            self._owed[a, b] = min(self._owed.get((a, b), 0) + c, _core.MAX_GRANTED)
+            # Only that it leases: what it took and missed meanwhile, a stall's retries among it, is no measure of what it will use.
+            self._lessees.add((a, b))
         elif kind == _core.EV_ENGINE_DEAD:
-            self._owed = {place: count for place, count in self._owed.items() if place[0] != a}
+            self._lessees = {place for place in self._lessees if place[0] != a}
         elif kind == _core.EV_FREED:
             self._leaving[a] = max(self._leaving[a] - b, 0)
 
@@ -157,10 +160,15 @@ class Loop:
     def _make_room(self) -> None:
         """Evict until what is free, and what is on its way out, covers the reserve, the promotions and the leases owed."""
         wanted = Counter(promotion.class_id for promotion in self._promotions)
-        owed = sum(self._owed.values())
+        owed: Counter[int] = Counter()
+        for place in self._lessees:
+            class_id, count = self._lease_debt(*place)
+            owed[class_id] += count
         for class_id, _stride in self._plane.classes():
             reserve = min(max(self._plane.total_slots(class_id) // FREE_SHARE, FREE_MIN), FREE_MAX)
-            target = max(reserve, min(wanted[class_id] + owed, self._plane.total_slots(class_id) // PROMOTION_SHARE))
+            target = max(
+                reserve, min(wanted[class_id] + owed[class_id], self._plane.total_slots(class_id) // PROMOTION_SHARE)
+            )
             short = target - self._plane.free_slots(class_id) - self._leaving[class_id]
             if short > 0:
                 self._evict_dram(class_id, short)
@@ -175,10 +183,16 @@ class Loop:
                 self._dram_evictions += 1
                 self.unwritten_evictions += is_lost
 
+    def _lease_debt(self, tag: int, group: int) -> tuple[int, int]:
+        """(class, slots to grant) so that an engine's next step finds its share of leases, however much it asked for before."""
+        account = self._plane.lease_account(tag, group)
+        if account is None:
+            return 0, 0
+        class_id, idle = account
+        stride = dict(self._plane.classes())[class_id]
+        share = self._arena_bytes // stride // (IDLE_LEASE_SHARE * len(self._lessees))
+        return class_id, max(min(max(share, IDLE_LEASE_MIN), _core.MAX_GRANTED) - idle, 0)
+
     def _pay_leases(self) -> None:
-        for (tag, group), count in list(self._owed.items()):
-            left = count - self._plane.grant(tag, group, count)
-            if left > 0:
-                self._owed[tag, group] = left
-            else:
-                del self._owed[tag, group]
+        for tag, group in self._lessees:
+            self._plane.grant(tag, group, self._lease_debt(tag, group)[1])

@@ -225,3 +225,24 @@ def test_without_a_disk_no_chunk_counts_as_unwritten(root: Path) -> None:
     assert pod.loop.unwritten_evictions == 0
     engine.close()
     pod.plane.close()
+
+
+def test_leases_that_an_engine_asked_for_in_a_burst_do_not_stay_with_it(root: Path) -> None:
+    """An engine re-offers what it found no slot for at every step. Its wishes add up; what it is given must not."""
+    pod = LoopedPod(root, arena_mib=192, dead_grace_seconds=0.1)
+    pod.until("the arena", lambda: pod.plane.stats()["faulted_bytes"] == 192 * MIB)
+    engine = pod.attach([[1_000_000]])
+    slots = pod.plane.report()["arena_bytes"] // dict(pod.plane.classes())[0]
+    for first in range(0, slots, 16):
+        pod.store(engine, range(first, first + 16))
+    for _step in range(40):
+        engine.scheduler.release(0, engine.scheduler.lease(0, 32))
+    for _turn in range(20):
+        pod.turn()
+    assert engine.scheduler.granted(0) <= slots // loop_module.IDLE_LEASE_SHARE
+    assert pod.plane.stats()["tiers"]["dram"]["chunks"] > slots // 2
+    second = pod.attach([[1_000_000]])
+    pod.store(second, range(1000, 1008))
+    for end in (engine, second):
+        end.close()
+    pod.plane.close()

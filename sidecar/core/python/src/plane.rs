@@ -93,6 +93,10 @@ impl Plane {
         Ok(self.live()?.grant(tag, group, count))
     }
 
+    fn lease_account(&mut self, tag: u8, group: usize) -> PyResult<Option<(u8, u64)>> {
+        Ok(self.live()?.lease_account(tag, group))
+    }
+
     fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
         let keys = keys_of(&keys)?;
         Ok(self.live()?.evict_dram(&keys))

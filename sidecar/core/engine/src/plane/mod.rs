@@ -153,6 +153,11 @@ impl Plane {
         granted
     }
 
+    /// (class, slots granted and not taken yet) of a group that can be granted to; None: it cannot, now or any more.
+    pub fn lease_account(&self, tag: u8, group: usize) -> Option<(u8, u64)> {
+        self.grant_terms(tag, group).map(|(found, room)| (found.class, GRANT_SLOTS as u64 - room))
+    }
+
     fn grant_terms(&self, tag: u8, group: usize) -> Option<(engine::Group, u64)> {
         let engine = self.engines.get(tag as usize)?.as_ref()?;
         let found = engine.groups.get(group).copied().flatten()?;
