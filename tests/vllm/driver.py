@@ -87,6 +87,7 @@ class Engine:
         self.number = 0
         self.patched = False
         self.failing = False
+        self.resolves = 0
         self.outputs: list[Any] = []
 
     def _sampling(self, max_tokens: int) -> Any:
@@ -155,6 +156,7 @@ class Engine:
             "granted": attachment.granted(0) if attachment else 0,
             "counters": counters(),
             "jobs": len(side._jobs) if side else 0,
+            "resolves": self.resolves,
             "layout": scheduler.kv_cache_config.kv_cache_layout,
             "defer_block_free": scheduler.defer_block_free,
         }
@@ -219,6 +221,18 @@ class Engine:
         setattr(owner, hook, broken)
         return {}
 
+    def count_resolves(self) -> dict[str, Any]:
+        """From now on `facts` tells how often requests were looked up."""
+        session = self.core.engine_core.scheduler.connector._scheduler_side.session
+        real = session.resolve
+
+        def resolve(*arguments: Any) -> Any:
+            self.resolves += 1
+            return real(*arguments)
+
+        session.resolve = resolve
+        return {}
+
     def break_completion(self) -> dict[str, Any]:
         """vLLM's own scheduler half raises from now on where it hears of ended jobs."""
         half = self.core.engine_core.scheduler.connector.connector_scheduler
@@ -241,8 +255,9 @@ class Engine:
         """Add a request and take some engine steps without waiting for its end."""
         self.number += 1
         engine = self.llm.llm_engine
+        if not engine.has_unfinished_requests():
+            self.outputs = []
         engine.add_request(f"driven-{self.number}", {"prompt_token_ids": prompt}, self._sampling(max_tokens))
-        self.outputs = []
         return self.step(steps)
 
     def step(self, steps: int) -> dict[str, Any]:
@@ -256,7 +271,8 @@ class Engine:
     def finish(self) -> dict[str, Any]:
         while self.llm.llm_engine.has_unfinished_requests():
             self.outputs.extend(self.llm.llm_engine.step())
-        return {"tokens": list(self.outputs[-1].outputs[0].token_ids), "cached": self.outputs[-1].num_cached_tokens}
+        ended = [list(output.outputs[0].token_ids) for output in self.outputs if output.finished]
+        return {"tokens": ended[-1], "cached": self.outputs[-1].num_cached_tokens, "all": ended}
 
 
 def main() -> None:

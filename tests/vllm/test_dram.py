@@ -85,6 +85,37 @@ def test_generated_tokens_are_loaded_by_the_next_turn(engines: Engines) -> None:
     assert engine.external_tokens() - external == 512
 
 
+def test_waiters_on_a_load_are_not_looked_up_again_while_nothing_changes(engines: Engines) -> None:
+    engine = engines.later
+    tokens = store(engines, engine, 10)
+    engine.ask("reset_device")
+    engine.ask("hold_copies", held=True)
+    engine.ask("start", prompt=prompt(10), steps=2)
+    engine.ask("count_resolves")
+    for _ in range(3):
+        engine.ask("start", prompt=prompt(10), steps=1)
+    before = engine.ask("facts")["resolves"]
+    engine.ask("step", steps=50)
+    assert engine.ask("facts")["resolves"] - before <= 3
+    engine.ask("hold_copies", held=False)
+    assert engine.ask("finish")["all"] == [tokens] * 4
+
+
+def test_first_long_prompt_of_an_engine_is_stored_whole(
+    make_pod: Callable[..., Pod], make_engine: Callable[..., Engine]
+) -> None:
+    pod = make_pod(dram_mib=256)
+    pod.start_daemon()
+    engine = make_engine(pod)
+    engine.warm_up()
+    tokens = engine.ask("generate", prompt=prompt(20, 8000))["tokens"]
+    wait_for("all of its 31 chunks to be inserted", lambda: pod.chunks()[0] >= 31)
+    engine.ask("reset_device")
+    external = engine.external_tokens()
+    assert engine.ask("generate", prompt=prompt(20, 8000))["tokens"] == tokens
+    assert engine.external_tokens() - external == 31 * 256
+
+
 def test_idle_engine_does_not_stop_evictions(engines: Engines) -> None:
     engines.early.ask("generate", prompt=prompt(100))  # its last step is over; nothing calls it any more
     for seed in range(201, 240):

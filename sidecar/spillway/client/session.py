@@ -42,6 +42,7 @@ class _Request:
     hole_token: int | None = None
     starved_since: float | None = None
     pending_until: float | None = None
+    ticketless_since: float | None = None
     promoted: set[bytes] = field(default_factory=set)
 
 
@@ -58,6 +59,7 @@ class Session:
         self._requests: dict[str, _Request] = {}
         self._ledger = Ledger()
         self._unsent_tickets: list[tuple[str, int]] = []
+        self._cuts: dict[str, int] = {}
         self._fingerprint: bytes | None = None
         self._nonce = b""
         self._in_force = False
@@ -115,7 +117,39 @@ class Session:
             for key, answer in zip(group_keys, state, strict=True)
             if answer == _core.HIT
         }
-        return Verdict.GO
+        return self._with_tickets(request, attachment)
+
+    def _with_tickets(self, request: _Request, attachment: _core.Attachment) -> Verdict:
+        """A burst may want more tickets than there are: its last requests wait until loads of the first ones end."""
+        needed = -(-len(request.hits) // _core.MAX_TICKET_SLOTS)
+        if attachment.open_tickets() + needed <= _core.MAX_TICKETS:
+            request.ticketless_since = None
+            return Verdict.GO
+        now = self._clock()
+        if request.ticketless_since is None:
+            request.ticketless_since = now
+        waits = now - request.ticketless_since < UNKNOWN_WAIT_SECONDS and attachment.sidecar_alive()
+        request.hits = _NO_KEYS
+        return Verdict.WAIT if waits else Verdict.GO
+
+    def situation(self, request_id: str) -> tuple[int, bool, bool] | None:
+        """What `resolve` answers from, but for the tokens: while it is equal, so is the answer. None: the answer may change by itself.
+
+        The progress word changes whenever an entry became hit or miss (docs/formats.md). What a repeated answer calls a hit is looked up
+        again when it is claimed.
+        """
+        request, attachment = self._requests.get(request_id), self._usable()
+        if request is None or attachment is None or request.plan is not None or request.ticketless_since is not None:
+            return None
+        return attachment.progress(), request.denied, request.settled
+
+    def repeat(self, request_id: str) -> Verdict:
+        """Answer as `resolve` did in an equal situation; hits may be claimed in this step."""
+        request, attachment = self._requests[request_id], self._usable()
+        if attachment is None:
+            return Verdict.GO
+        attachment.lookup(b"")  # begins the step
+        return self._with_tickets(request, attachment)
 
     def is_hit(self, request_id: str, key: bytes) -> bool:
         request = self._requests.get(request_id)
@@ -349,7 +383,8 @@ class Session:
     def offer_store(self, request_id: str, offers: list[StoreOffer]) -> list[tuple[StoreOffer, int]] | None:
         """Lease slots for what is not stored yet: the longest leading run. None: no slot now, offer the same again next step.
 
-        After a hole (a chunk that was declined) the request's later chunks are declined too: without their parent they are useless.
+        Where the run is cut the adapter offers the rest again (`take_cuts`). A request that gets no slot at all for two seconds has
+        a hole there: without their parent its later chunks are useless, so they are declined too.
         """
         request = self._requests.setdefault(request_id, _Request())
         attachment = self._usable()
@@ -368,14 +403,23 @@ class Session:
             if answer == _core.MISS and not self._ledger.holds(offer.key)
         ]
         accepted, cut = self._ledger.take(attachment, new)
-        if cut is None:
+        if accepted or cut is None:
             request.starved_since = None
+        if cut is None:
             return accepted
-        if not accepted and not self._starved(request):
+        if accepted:
+            self._cuts[request_id] = cut
+            return accepted
+        if not self._starved(request):
             return None
         request.hole_token = cut
-        attachment.count(_core.COUNT_STORE_DECLINED, len(new) - len(accepted))
-        return accepted
+        attachment.count(_core.COUNT_STORE_DECLINED, len(new))
+        return []
+
+    def take_cuts(self) -> dict[str, int]:
+        """Since the last call: the requests of which only a leading run was accepted, each with the first end token that was not."""
+        cuts, self._cuts = self._cuts, {}
+        return cuts
 
     def _starved(self, request: _Request) -> bool:
         now = self._clock()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from spillway import _core
 from spillway.client import Link, RankLink, Verdict
-from spillway.client.session import STARVED_SECONDS
+from spillway.client.session import STARVED_SECONDS, UNKNOWN_WAIT_SECONDS
 
-from tests.unit.client.conftest import Side
+from tests.unit.client.conftest import CHUNK_TOKENS, Side
 from tests.unit.core.pod import Pod, key_of
 
 N = range(4)
@@ -163,15 +163,21 @@ def test_reset_forgets_what_was_stored_and_what_is_under_way(side: Side) -> None
     side.session.step_ended()
 
 
-def test_store_takes_the_leading_run_and_declines_behind_the_hole(side: Side) -> None:
+def test_store_takes_the_leading_run_and_the_rest_when_there_are_slots_again(side: Side) -> None:
     attachment = side.attachment()
     side.pod.until("grants", lambda: attachment.granted(0) >= 8)
     granted = attachment.granted(0)
     numbers = range(granted + 3)
     taken = side.session.offer_store("a", side.offers(numbers))
     assert taken is not None and len(taken) == granted
-    assert side.session.offer_store("a", side.offers(range(granted, granted + 8))) == []
-    assert side.counter("store_declined") == 3
+    assert side.session.take_cuts() == {"a": (granted + 1) * CHUNK_TOKENS}
+    assert side.session.take_cuts() == {}
+
+    rest = side.offers(numbers)[granted:]
+    again = side.pod.until("grants again", lambda: side.session.offer_store("a", rest))
+    accepted = [offer for offer, _slot in again]
+    assert accepted == rest[: len(accepted)]
+    assert side.counter("store_declined") == 0
 
 
 def test_request_without_any_slot_offers_again_and_gives_up_in_the_end(side: Side) -> None:
@@ -181,6 +187,53 @@ def test_request_without_any_slot_offers_again_and_gives_up_in_the_end(side: Sid
     assert side.session.offer_store("b", side.offers(range(500, 502))) is None
     side.clock.now += STARVED_SECONDS
     assert side.session.offer_store("b", side.offers(range(500, 502))) == []
+    assert side.counter("store_declined") == 2
+    # Behind the hole nothing of it is of use.
+    assert side.session.offer_store("b", side.offers(range(502, 510))) == []
+    assert side.session.take_cuts() == {}
+
+
+def test_situation_is_equal_while_nothing_changes_and_hits_can_be_claimed_then(side: Side) -> None:
+    side.store("a", N)
+    assert side.resolve("b", N) is Verdict.GO
+    situation = side.session.situation("b")
+    assert situation is not None
+    side.session.step_ended()
+    assert side.session.situation("b") == situation
+    assert side.session.repeat("b") is Verdict.GO
+    assert side.session.claim("b", [key_of(number) for number in N], 1024) is not None
+    side.session.step_ended()
+
+    side.store("c", range(10, 12))
+    assert side.session.situation("b") != situation
+    side.session.deny("b")
+    assert side.session.situation("b") != situation
+
+
+def test_burst_beyond_the_tickets_waits_for_the_first_loads_to_end(side: Side) -> None:
+    side.store("a", N)
+    keys = [key_of(number) for number in N]
+    tickets: list[int] = []
+    for number in range(_core.MAX_TICKETS):
+        assert side.resolve(f"load-{number}", N) is Verdict.GO
+        claim = side.session.claim(f"load-{number}", keys, 1024)
+        assert claim is not None
+        tickets.extend(claim[0])
+    side.session.sent()
+
+    assert side.resolve("late", N) is Verdict.WAIT
+    assert side.hits("late", N) == [False] * 4
+    side.rank.ack(tickets[0])
+    side.pod.until("a ticket", lambda: side.attachment().open_tickets() < _core.MAX_TICKETS)
+    assert side.resolve("late", N) is Verdict.GO
+    assert side.hits("late", N) == [True] * 4
+    assert side.session.claim("late", keys, 1024) is not None
+
+    assert side.resolve("later", N) is Verdict.WAIT
+    side.clock.now += UNKNOWN_WAIT_SECONDS
+    assert side.resolve("later", N) is Verdict.GO  # whatever holds the tickets, nobody waits for ever
+    assert side.hits("later", N) == [False] * 4
+    assert side.counter("load_failures") == 0
 
 
 def test_giving_up_keeps_no_pin_that_no_rank_knows_of(side: Side) -> None:

@@ -157,7 +157,11 @@ class SpillwayConnector(OffloadingConnector):
     def _match(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         assert self._scheduler_side is not None
         early = self._scheduler_side.resolve(request, num_computed_tokens)
-        return early if early is not None else super().get_num_new_matched_tokens(request, num_computed_tokens)
+        if early is not None:
+            return early
+        answer: tuple[int | None, bool] = super().get_num_new_matched_tokens(request, num_computed_tokens)
+        self._scheduler_side.remember(request, num_computed_tokens, answer)
+        return answer
 
     def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[Any, int]:
         hook = super().get_external_cache_hit_sources
@@ -175,6 +179,8 @@ class SpillwayConnector(OffloadingConnector):
         assert self._scheduler_side is not None
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         self._scheduler_side.session.scheduled(request.request_id)
+        if num_external_tokens:
+            self._scheduler_side.load_begun()
 
     def build_connector_meta(self, scheduler_output: Any) -> SpillwayMetadata:
         meta = self._guard(None, self._build_meta, scheduler_output) or SpillwayMetadata({}, {}, None)
@@ -216,6 +222,8 @@ class SpillwayConnector(OffloadingConnector):
         """vLLM's half hears of a plain request's end too where it knows it: the state it keeps goes with the next step."""
         request_id, nothing = request.request_id, (False, None)
         side = self._scheduler_side
+        if side is not None:
+            side.finished(request_id)
         if side is None or not side.knows(request_id):
             self._plain.discard(request_id)
             return nothing

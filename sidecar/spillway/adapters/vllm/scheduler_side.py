@@ -97,6 +97,8 @@ class SchedulerSide:
         self._jobs: dict[int, _Job] = {}
         self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
+        self._answers: dict[str, tuple[Any, tuple[int | None, bool]]] = {}
+        self._loads_begun_and_ended = 0
         self._unsent_loads: set[str] = set()
         # The model is loaded before its scheduler is made.
         self._loaded_at_seconds = time.time()
@@ -188,6 +190,9 @@ class SchedulerSide:
         status = self.scheduler._req_status[request.request_id]
         if status.transfer_jobs or request.skip_reading_prefix_cache:
             return None
+        repeated = self._repeat(request, computed_tokens, status)
+        if repeated is not None:
+            return repeated
         status.update_offload_keys()
         groups = [
             # A prefix ends with a chunk, so vLLM's wider window for an end inside one is not needed.
@@ -196,6 +201,34 @@ class SchedulerSide:
         ]
         verdict = self.session.resolve(request.request_id, groups, computed_tokens, request.num_tokens)
         return (None, False) if verdict is Verdict.WAIT else None
+
+    def remember(self, request: Any, computed_tokens: int, answer: tuple[int | None, bool]) -> None:
+        """vLLM's walk gave this answer; while nothing changes it need not walk again."""
+        situation = self.session.situation(request.request_id)
+        if situation is not None:
+            place = (situation, computed_tokens, request.num_tokens, self._loads_begun_and_ended)
+            self._answers[request.request_id] = (place, answer)
+
+    def _repeat(self, request: Any, computed_tokens: int, status: Any) -> tuple[int | None, bool] | None:
+        """vLLM asks again for every waiting request at every step, the more of them the longer a load takes."""
+        kept = self._answers.get(request.request_id)
+        situation = self.session.situation(request.request_id) if kept is not None else None
+        if kept is None or situation is None:
+            return None
+        if kept[0] != (situation, computed_tokens, request.num_tokens, self._loads_begun_and_ended):
+            return None
+        # All that vLLM's walk would do beside answering.
+        for state in status.group_states:
+            state.block_ids.clear()
+        return (None, False) if self.session.repeat(request.request_id) is Verdict.WAIT else kept[1]
+
+    def load_begun(self) -> None:
+        """vLLM lets requests wait for chunks that another one loads, so its answers depend on which loads are under way."""
+        self._loads_begun_and_ended += 1
+
+    def finished(self, request_id: str) -> None:
+        """The request asks nothing any more."""
+        self._answers.pop(request_id, None)
 
     # Jobs
 
@@ -215,11 +248,22 @@ class SchedulerSide:
                 keys = self.scheduler._jobs[job_id].keys
                 jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
         self._observe_step(scheduler_output)
+        self._offer_again(self.session.take_cuts())
         # From here on nothing fails: what counts as sent reaches the ranks.
         self._jobs.update(jobs)
         self._unsent_loads = set()
         self.session.sent()
         return SpillwayMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush)
+
+    def _offer_again(self, cuts: dict[str, int]) -> None:
+        """vLLM takes what was not accepted for stored elsewhere and never offers it again, unless its place is moved back."""
+        for request_id, token in cuts.items():
+            status = self.scheduler._req_status.get(request_id)
+            if status is None:
+                continue  # finished: its blocks are free
+            for config, state in zip(self.scheduler.config.kv_group_configs, status.group_states, strict=True):
+                first_left = -(-token // config.tokens_per_chunk) - 1
+                state.next_stored_chunk_idx = min(state.next_stored_chunk_idx, first_left)
 
     def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
         geometry = self.link.geometry
@@ -247,6 +291,7 @@ class SchedulerSide:
         while self._ended:
             job_id, job = self._ended.pop(0)
             if not job.store:
+                self._loads_begun_and_ended += 1
                 if not job.failed:
                     self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
             elif job_id not in self.scheduler._jobs:
