@@ -137,6 +137,8 @@ class Engine:
             labels = getattr(metric, "labels", {})
             if "by_source" in metric.name:
                 found[f"{metric.name.removeprefix('vllm:')}/{labels.get('source')}"] = metric.value
+            elif "kv_offload" in metric.name and hasattr(metric, "value"):
+                found[metric.name.removeprefix("vllm:")] = metric.value
         return found
 
     def facts(self) -> dict[str, Any]:

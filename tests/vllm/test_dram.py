@@ -101,6 +101,21 @@ def test_waiters_on_a_load_are_not_looked_up_again_while_nothing_changes(engines
     assert engine.ask("finish")["all"] == [tokens] * 4
 
 
+def test_vllms_own_counters_equal_ours(engines: Engines) -> None:
+    engine, pod = engines.later, engines.pod
+    names = ("kv_offload_load_bytes", "kv_offload_store_bytes")
+    before, ours = engine.ask("metrics"), engine.ask("facts")["counters"]
+    tokens = store(engines, engine, 30)
+    assert load(engine, 30) == (tokens, 768)
+    engine.ask("generate", prompt=prompt(0, 40), max_tokens=2)  # figures of a step come with the next one
+    after, now = engine.ask("metrics"), engine.ask("facts")["counters"]
+    moved = {name: after.get(name, 0) - before.get(name, 0) for name in names}
+    chunk_bytes = 256 * 4 * 2 * 2 * 64 * 4
+    assert moved == {name: 3 * chunk_bytes for name in names}
+    assert now["loaded_chunks"] - ours["loaded_chunks"] == 3
+    assert now["stored_chunks"] - ours["stored_chunks"] == 3
+
+
 def test_first_long_prompt_of_an_engine_is_stored_whole(
     make_pod: Callable[..., Pod], make_engine: Callable[..., Engine]
 ) -> None:
