@@ -102,7 +102,7 @@ def test_waiters_on_a_load_are_not_looked_up_again_while_nothing_changes(engines
 
 
 def test_vllms_own_counters_equal_ours(engines: Engines) -> None:
-    engine, pod = engines.later, engines.pod
+    engine = engines.later
     names = ("kv_offload_load_bytes", "kv_offload_store_bytes")
     before, ours = engine.ask("metrics"), engine.ask("facts")["counters"]
     tokens = store(engines, engine, 30)
@@ -111,7 +111,7 @@ def test_vllms_own_counters_equal_ours(engines: Engines) -> None:
     after, now = engine.ask("metrics"), engine.ask("facts")["counters"]
     moved = {name: after.get(name, 0) - before.get(name, 0) for name in names}
     chunk_bytes = 256 * 4 * 2 * 2 * 64 * 4
-    assert moved == {name: 3 * chunk_bytes for name in names}
+    assert moved == dict.fromkeys(names, 3 * chunk_bytes)
     assert now["loaded_chunks"] - ours["loaded_chunks"] == 3
     assert now["stored_chunks"] - ours["stored_chunks"] == 3
 
