@@ -101,7 +101,7 @@ class Sidecar:
         self._config, self._plane, self._exchange, self._fixed = config, plane, exchange, fixed
         self._loop = Loop(plane)
         self._report = plane.report()
-        self._lookups = Lookups()
+        self._lookups = Lookups(root() / "index")
         self._overrides = Overrides(config)
         self._said: set[tuple[str, str]] = set()
 
