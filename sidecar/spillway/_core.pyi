@@ -297,7 +297,7 @@ class Plane:
         reads_in_flight, writes_in_flight,
         io_errors, faulted_bytes, arena_poisoned, duplicates, nvme {state, reason, direct, rung, scan_done,
         late_ios, breaker_openings},
-        engines [{tag, incarnation, state, ranks, groups, ready, alive, leases, tickets, ring_depth, fingerprint,
+        engines [{tag, incarnation, state, ranks, groups, ready, alive, leases, tickets, ring_depth, step_epoch, fingerprint,
         counters {name: n}}].
         """
 

@@ -30,6 +30,7 @@ from spillway.daemon.process import Overrides, cap_heap, root, set_log_level, st
 from spillway.daemon.slots import has_free_slot
 from spillway.daemon.snapshot import Exchange, Snapshot
 from spillway.daemon.status import StatusBuilder
+from spillway.daemon.steps import Steps
 from spillway.status import SidecarCondition
 
 log = structlog.get_logger()
@@ -101,6 +102,7 @@ class Sidecar:
         self._config, self._plane, self._exchange, self._fixed = config, plane, exchange, fixed
         self._loop = Loop(plane)
         self._report = plane.report()
+        self._steps = Steps()
         self._lookups = Lookups(root() / "index")
         self._overrides = Overrides(config)
         self._said: set[tuple[str, str]] = set()
@@ -158,7 +160,8 @@ class Sidecar:
         """Give others a snapshot, say what is new in it, and return the stats that it holds."""
         stats = self._plane.stats()
         self._lookups.observe(stats["engines"])
-        conditions = [*self._fixed, *find_conditions(self._config, self._report, stats, read_refusal(root()))]
+        refusal, stopped = read_refusal(root()), self._steps.stopped(stats)
+        conditions = [*self._fixed, *find_conditions(self._config, self._report, stats, refusal, stopped)]
         for condition in conditions:
             if (condition.reason, condition.message) not in self._said:
                 log.warning("the sidecar is degraded", reason=condition.reason, message=condition.message)

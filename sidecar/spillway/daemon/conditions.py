@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from spillway import _core
@@ -28,12 +29,27 @@ def degraded(reason: str, message: str) -> SidecarCondition:
 
 
 def find_conditions(
-    config: SidecarConfig, report: dict[str, Any], stats: dict[str, Any], refusal: str = ""
+    config: SidecarConfig,
+    report: dict[str, Any],
+    stats: dict[str, Any],
+    refusal: str = "",
+    stopped: Sequence[int] = (),
 ) -> list[SidecarCondition]:
-    """Every fault that report and stats show; empty when all is well. refusal: why an engine goes without us, in its words."""
+    """Every fault that report and stats show; empty when all is well.
+
+    refusal: why an engine goes without us, in its words. stopped: tags of engines that stand still inside a step.
+    """
     found = [*_nvme(config, report["nvme"], stats["nvme"]), *_arena(report, stats)]
     if refusal:
         found.append(degraded("EngineNeverAttached", f"the engine goes without Spillway: {refusal}"))
+    if stopped:
+        tags = ", ".join(map(str, stopped))
+        found.append(
+            degraded(
+                "EngineStopped",
+                f"engine {tags} stands still inside a step, and what was evicted since cannot be used again: resume or end it",
+            )
+        )
     refused = [engine for engine in stats["engines"] if engine["state"] == _core.STATE_REFUSED]
     if refused:
         found.append(

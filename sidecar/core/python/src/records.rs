@@ -102,6 +102,7 @@ fn engine<'py>(py: Python<'py>, found: &EngineStats) -> PyResult<Bound<'py, PyDi
         ("leases", found.leases as u64),
         ("tickets", found.tickets as u64),
         ("ring_depth", found.ring_depth),
+        ("step_epoch", found.step_epoch),
     ];
     let dict = figures(py, &plain)?;
     dict.set_item("incarnation", PyBytes::new(py, &found.incarnation))?;

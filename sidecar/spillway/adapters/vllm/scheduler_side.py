@@ -97,6 +97,7 @@ class SchedulerSide:
         self._jobs: dict[int, _Job] = {}
         self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
+        self._causes: set[str] = set()
         self._answers: dict[str, tuple[Any, tuple[int | None, bool]]] = {}
         self._loads_begun_and_ended = 0
         self._unsent_loads: set[str] = set()
@@ -158,7 +159,10 @@ class SchedulerSide:
 
     def weights_may_have_changed(self, cause: str) -> None:
         """From here on this incarnation has an identity of its own, whatever its files are."""
-        log.info("Spillway keeps this engine's chunks apart from now on: %s may have changed its weights", cause)
+        if cause not in self._causes:
+            # Once each: whoever steers an engine by RPC may call one at every step.
+            self._causes.add(cause)
+            log.info("Spillway keeps this engine's chunks apart from now on: %s may have changed its weights", cause)
         self.session.reset()
 
     # Requests

@@ -108,6 +108,8 @@ pub struct EngineStats {
     pub tickets: usize,
     /// Operations waiting.
     pub ring_depth: u64,
+    /// The epoch of the step that it is in; 0 outside one. No slot unlinked since can be recycled before it goes on.
+    pub step_epoch: u64,
     /// What its keys are under.
     pub fingerprint: Option<Fingerprint>,
     /// (name, value) of its control file's counters.
@@ -204,6 +206,7 @@ fn engine_stats(engine: &super::engine::Engine) -> EngineStats {
         leases: engine.leases.len(),
         tickets: engine.tickets.len(),
         ring_depth: engine.ring_depth(),
+        step_epoch: engine.ctl.header().active_epoch.load(std::sync::atomic::Ordering::Relaxed),
         fingerprint: engine.keys.as_ref().map(|keys| *keys.fingerprint()),
         counters: named(COUNTERS, &values),
     }

@@ -1,0 +1,38 @@
+"""Engines that stand still inside a step: what was evicted since cannot be recycled before they go on (core, `epoch`).
+
+An engine is in a step from its first lookup to the end of the same scheduling round, which takes milliseconds. One that was
+stopped there (a debugger, a frozen cgroup) holds up its neighbours in the pod.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+STOPPED_SECONDS: Final = 10.0
+
+
+class Steps:
+    """Remembers since when each engine is in the step that it is in."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[bytes, tuple[int, float]] = {}
+
+    def stopped(self, stats: dict[str, Any]) -> list[int]:
+        """Tags of the engines that have been in one step for ten seconds while evicted slots wait; call it every few seconds."""
+        now = self._clock()
+        seen: dict[bytes, tuple[int, float]] = {}
+        found: list[int] = []
+        for engine in stats["engines"]:
+            epoch, name = engine["step_epoch"], engine["incarnation"]
+            if epoch == 0:
+                continue
+            before = self._since.get(name)
+            since = before[1] if before is not None and before[0] == epoch else now
+            seen[name] = (epoch, since)
+            if stats["recycling_slots"] and now - since >= STOPPED_SECONDS:
+                found.append(engine["tag"])
+        self._since = seen
+        return found
