@@ -1,6 +1,6 @@
-"""Make a tiny Gemma 3 of random weights: `python hybrid_model.py FOLDER`.
+"""Make a tiny Gemma 3 of random weights: `python hybrid_model.py FOLDER TOKENS`.
 
-Five layers of six look back 512 tokens, so vLLM keeps several KV groups.
+Five layers of six look back so many tokens, so vLLM keeps several KV groups.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from models import INITIALIZER_RANGE, SEED, write_tokenizer
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, window_tokens: int) -> None:
     torch.manual_seed(SEED)
     config = Gemma3TextConfig(
         vocab_size=1024,
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=16384,
-        sliding_window=512,
+        sliding_window=window_tokens,
         initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=False,
         bos_token_id=1,
@@ -36,4 +36,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -12,7 +12,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import (
 )
 from vllm.v1.kv_offload.config import OffloadingConfig
 
-from spillway.adapters.vllm.chunking import block_bytes, decide_blocks_per_chunk
+from spillway.adapters.vllm.chunking import block_bytes, decide_blocks_per_chunk, window_tokens
 from spillway.adapters.vllm.plugin import INCARNATION
 from spillway.adapters.vllm.requirements import refuse_unsupported
 from spillway.client import ClientSettings, read_settings
@@ -50,7 +50,9 @@ def prepare_config(vllm_config: Any, kv_cache_config: Any) -> OffloadingConfig:
     ]
     # Ranks of an MLA model hold the same bytes and share one slice.
     ranks = 1 if vllm_config.model_config.use_mla else vllm_config.parallel_config.world_size
-    extra["blocks_per_chunk"] = decide_blocks_per_chunk(block_bytes(kv_cache_config), tokens, ranks)
+    extra["blocks_per_chunk"] = decide_blocks_per_chunk(
+        block_bytes(kv_cache_config), tokens, window_tokens(kv_cache_config), ranks
+    )
     return build_offloading_config(vllm_config, kv_cache_config)
 
 
