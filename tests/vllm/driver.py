@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import struct
 import sys
 import threading
@@ -72,12 +73,24 @@ def touch_before_digest(path: Path) -> None:
     scheduler_side.digest_loaded = digest_loaded
 
 
+# kv_transfer_params that no client of ours would send.
+HOSTILE: list[Any] = [
+    {}, {"kv_load_tiers": []}, {"kv_load_tiers": "CPU"}, {"kv_load_tiers": [{"medium": 7}]}, {"kv_load_tiers": [None, {}]},
+    {"kv_load_tiers": [{"medium": "CPU", "locality": "x" * 1000}]}, {"do_remote_prefill": True, "remote_block_ids": [1, 2]},
+    {"spillway": {"slot": -1}}, {"n": 1 << 80}, {"": {"": {"": []}}}, [], "text", 7,
+]  # fmt: skip
+
+
 class Engine:
     """The methods are the commands."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         from vllm import LLM
 
+        if "kv_events_config" in arguments:
+            from vllm.config import KVEventsConfig
+
+            arguments["kv_events_config"] = KVEventsConfig(**arguments["kv_events_config"])
         if "DRIVER_TOUCHES" in os.environ:
             touch_before_digest(Path(os.environ["DRIVER_TOUCHES"]))
         self.llm = LLM(**arguments)
@@ -247,6 +260,69 @@ class Engine:
 
         half.update_connector_output = update_connector_output
         return {}
+
+    def subscribe(self, endpoint: str) -> dict[str, Any]:
+        """Listen to the engine's own event stream, as a router does."""
+        import zmq
+
+        self.subscriber = zmq.Context.instance().socket(zmq.SUB)
+        self.subscriber.connect(endpoint)
+        self.subscriber.setsockopt(zmq.SUBSCRIBE, b"")
+        return {}
+
+    def events(self) -> dict[str, Any]:
+        """What the stream brought since the last call: kind, medium, locality and tokens of each event."""
+        import msgspec
+        from vllm.distributed.kv_events import KVEventBatch
+
+        found: list[Any] = []
+        while self.subscriber.poll(100):
+            _topic, _number, payload = self.subscriber.recv_multipart()
+            for event in msgspec.msgpack.decode(payload, type=KVEventBatch).events:
+                tokens = len(getattr(event, "token_ids", ()))
+                medium, locality = getattr(event, "medium", None), getattr(event, "locality", None)
+                found.append([type(event).__name__, medium, locality, tokens, len(getattr(event, "block_hashes", ()))])
+        return {"events": found}
+
+    def fuzz(self, seed: int, prompts: list[list[int]], requests: int) -> dict[str, Any]:
+        """Many requests at once with whatever a client may send beside a prompt: outputs by prompt, and what vLLM refused."""
+        from vllm import SamplingParams
+
+        random.seed(seed)
+        engine = self.llm.llm_engine
+        asked: dict[str, int] = {}
+        outputs: list[tuple[int, list[int]]] = []
+        refused: list[str] = []
+        left = requests
+        while left or engine.has_unfinished_requests():
+            while left and len(asked) < 6 and random.random() < 0.7:
+                left -= 1
+                self.number += 1
+                at = random.randrange(len(prompts))
+                name = random.choice(("fuzz-%d", "fuzz %d\n", "fuzz-\u00e9-%d", "f" * 300 + "%d")) % self.number
+                extra = random.choice((None, {}, {"kv_transfer_params": random.choice(HOSTILE)}))
+                prompt: dict[str, Any] = {"prompt_token_ids": prompts[at]}
+                if random.random() < 0.3:
+                    prompt["cache_salt"] = random.choice(("a", "b", "\u00e9" * 100))
+                try:
+                    sampling = SamplingParams(
+                        temperature=0, max_tokens=4, detokenize=False, ignore_eos=True, extra_args=extra,
+                        prompt_logprobs=random.choice((None, None, None, 1)),
+                    )  # fmt: skip
+                    engine.add_request(name, prompt, sampling)
+                    asked[name] = at
+                except Exception as error:  # noqa: BLE001  what vLLM refuses at its door is no matter of ours
+                    refused.append(f"{type(error).__name__}: {error}")
+            for output in engine.step():
+                if output.finished:
+                    outputs.append((asked.pop(output.request_id), list(output.outputs[0].token_ids)))
+            if asked and random.random() < 0.05:
+                name = random.choice(list(asked))
+                engine.abort_request([name])
+                del asked[name]
+            if random.random() < 0.1:
+                self.core.engine_core.scheduler.kv_cache_manager.block_pool.reset_prefix_cache()
+        return {"outputs": outputs, "refused": refused}
 
     def shut_down(self) -> dict[str, Any]:
         """End the engine, not its process."""

@@ -4,6 +4,7 @@ It runs inside foreign images and processes, so it needs nothing but the core an
 raises nothing but what its functions name. What knows an engine or torch lives in `spillway.adapters`.
 """
 
+from spillway.client.announcements import Change
 from spillway.client.gate import Gate
 from spillway.client.identity import IdentityUnknown, canonical_digest, weights_digest
 from spillway.client.link import Link, RankLink
@@ -12,6 +13,7 @@ from spillway.client.session import Session
 from spillway.client.settings import ClientSettings, SettingsError, read_settings
 
 __all__ = [
+    "Change",
     "ClientSettings",
     "Gate",
     "Group",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from spillway import _core
+from spillway.client.announcements import Announcements, Change
 from spillway.client.gate import Gate
 from spillway.client.ledger import Ledger
 from spillway.client.link import GroupGeometry, Link
@@ -47,10 +48,16 @@ class _Request:
 
 
 class Session:
-    """One engine incarnation. `gate` and `io_deadline_seconds` bound what a request waits for."""
+    """One engine incarnation. `gate` and `io_deadline_seconds` bound what a request waits for; `announces`: routers listen."""
 
     def __init__(
-        self, link: Link, gate: Gate, io_deadline_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        link: Link,
+        gate: Gate,
+        io_deadline_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        announces: bool = False,
     ) -> None:
         self._link = link
         self._gate = gate
@@ -60,6 +67,7 @@ class Session:
         self._ledger = Ledger()
         self._unsent_tickets: list[tuple[str, int]] = []
         self._cuts: dict[str, int] = {}
+        self._announcements = Announcements() if announces else None
         self._fingerprint: bytes | None = None
         self._nonce = b""
         self._in_force = False
@@ -84,6 +92,8 @@ class Session:
             self._drop_plan(request)
             request.denied, request.storing, request.hits = True, False, _NO_KEYS
         self._ledger.forget()
+        if self._announcements is not None:
+            self._announcements.forget()
 
     def _usable(self) -> _core.Attachment | None:
         attachment = self._link.attachment()
@@ -429,7 +439,10 @@ class Session:
 
     def stored(self, keys: Iterable[bytes], failed: bool) -> None:
         """The copies of these leased chunks are over on every rank: publish them, or give their slots back."""
+        keys = list(keys)
         published = self._ledger.complete(keys, failed)
+        if self._announcements is not None and not failed:
+            self._announcements.expect(keys)
         attachment = self._link.attachment()
         if attachment is not None:
             self._ledger.flush(attachment, self._clock())
@@ -441,6 +454,15 @@ class Session:
         attachment = self._link.attachment()
         if attachment is not None:
             self._ledger.flush(attachment, self._clock())
+
+    def take_changes(self) -> list[Change]:
+        """Chunks of this engine that became loadable, moved between the tiers or left since the last call, as far as looked up."""
+        attachment = self._usable()
+        if self._announcements is None or attachment is None:
+            return []
+        found = self._announcements.changes(attachment.progress(), attachment.lookup)
+        attachment.end_step()
+        return found
 
     # The step and the request
 

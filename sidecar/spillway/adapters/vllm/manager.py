@@ -7,10 +7,14 @@ reads that result. Requests with a LoRA adapter are left alone: vLLM's block has
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Final
 
 from vllm.v1.kv_offload.base import (
     LoadStoreSpec,
+    Locality,
     LookupResult,
+    Medium,
+    OffloadingEvent,
     OffloadingManager,
     OffloadKey,
     PrepareStoreOutput,
@@ -21,9 +25,12 @@ from vllm.v1.kv_offload.base import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+from spillway import _core
 from spillway.adapters.vllm.slots import SlotSpec
 from spillway.client import Session, StoreOffer
 from spillway.client.ledger import unpack_slots
+
+_MEDIUM: Final = {_core.HIT: Medium.CPU, _core.NVME: Medium.STORAGE}
 
 
 class SpillwayManager(OffloadingManager):
@@ -90,6 +97,14 @@ class SpillwayManager(OffloadingManager):
         self._excluded.discard(req_context.req_id)
         positions = req_context._offload_key_positions
         self._session.finished(req_context.req_id, sorted(positions, key=positions.__getitem__, reverse=True))
+
+    def take_events(self) -> Iterable[OffloadingEvent]:
+        """What routers should know: where a chunk is now, after where it was."""
+        for change in self._session.take_changes():
+            key = OffloadKey(change.key)
+            for answer, removed in ((change.before, True), (change.now, False)):
+                if answer in _MEDIUM:
+                    yield OffloadingEvent([key], _MEDIUM[answer], removed, Locality.LOCAL, removal_expected=True)
 
     def on_schedule_end(self, context: ScheduleEndContext) -> None:
         self._session.step_ended()

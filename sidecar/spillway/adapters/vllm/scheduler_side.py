@@ -88,7 +88,9 @@ class SchedulerSide:
         tokens = tuple(group.tokens_per_block * config.cache.blocks_per_chunk for group in config.groups)
         self.link = Link(setup.settings.root, setup.incarnation, self._ranks, len(groups))
         self.gate = Gate(setup.vllm_config.scheduler_config.max_num_batched_tokens)
-        self.session = Session(self.link, self.gate, setup.settings.io_deadline_seconds)
+        events = setup.vllm_config.kv_events_config
+        announces = events is not None and events.enable_kv_cache_events
+        self.session = Session(self.link, self.gate, setup.settings.io_deadline_seconds, announces=announces)
         self._manager = SpillwayManager(self.session, groups, tokens)
         self.scheduler = _Scheduler(
             SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config
