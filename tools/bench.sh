@@ -17,3 +17,5 @@ cargo bench --locked --bench lookup
 cargo bench --locked --bench nvme -- "$folder" "${BENCH_PAIRS:-7}" 8
 cd ../../..
 uv run --no-sync python bench/describe_copy.py
+bash tests/vllm/setup.sh
+PYTHONPATH=. uv run --no-sync python bench/waiters.py

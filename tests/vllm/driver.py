@@ -12,6 +12,7 @@ import random
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ class Engine:
     def generate(self, prompt: list[int], max_tokens: int = 8) -> dict[str, Any]:
         output = self.llm.generate([{"prompt_token_ids": prompt}], self._sampling(max_tokens), use_tqdm=False)[0]
         return {"tokens": list(output.outputs[0].token_ids), "cached": output.num_cached_tokens}
+
+    def generate_all(self, prompts: list[list[int]], max_tokens: int = 8) -> dict[str, Any]:
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts], self._sampling(max_tokens), use_tqdm=False
+        )
+        return {"tokens": [list(output.outputs[0].token_ids) for output in outputs]}
 
     def reset_device(self) -> dict[str, Any]:
         """Forget what is cached on the device, without vLLM's word for it, which says that the weights may have changed."""
@@ -247,6 +254,27 @@ class Engine:
 
         session.resolve = resolve
         return {}
+
+    def time_steps(self, steps: int, repeated: bool) -> dict[str, Any]:
+        """Thread CPU of the scheduler's rounds, in milliseconds; `repeated`: whether answers may be repeated from memory."""
+        scheduler = self.core.engine_core.scheduler
+        side = scheduler.connector._scheduler_side
+        kept = side._repeat
+        if not repeated:
+            side._repeat = lambda *_arguments: None
+        spent: list[float] = []
+        real = scheduler.schedule
+
+        def schedule(*arguments: Any, **options: Any) -> Any:
+            started = time.thread_time()
+            output = real(*arguments, **options)
+            spent.append((time.thread_time() - started) * 1000)
+            return output
+
+        scheduler.schedule = schedule
+        self.step(steps)
+        scheduler.schedule, side._repeat = real, kept
+        return {"ms": sorted(spent)}
 
     def break_completion(self) -> dict[str, Any]:
         """vLLM's own scheduler half raises from now on where it hears of ended jobs."""

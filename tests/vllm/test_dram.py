@@ -116,21 +116,6 @@ def test_vllms_own_counters_equal_ours(engines: Engines) -> None:
     assert now["stored_chunks"] - ours["stored_chunks"] == 3
 
 
-def test_first_long_prompt_of_an_engine_is_stored_whole(
-    make_pod: Callable[..., Pod], make_engine: Callable[..., Engine]
-) -> None:
-    pod = make_pod(dram_mib=256)
-    pod.start_daemon()
-    engine = make_engine(pod)
-    engine.warm_up()
-    tokens = engine.ask("generate", prompt=prompt(20, 8000))["tokens"]
-    wait_for("all of its 31 chunks to be inserted", lambda: pod.chunks()[0] >= 31)
-    engine.ask("reset_device")
-    external = engine.external_tokens()
-    assert engine.ask("generate", prompt=prompt(20, 8000))["tokens"] == tokens
-    assert engine.external_tokens() - external == 31 * 256
-
-
 def test_idle_engine_does_not_stop_evictions(engines: Engines) -> None:
     engines.early.ask("generate", prompt=prompt(100))  # its last step is over; nothing calls it any more
     for seed in range(201, 240):

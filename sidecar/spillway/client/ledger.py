@@ -36,6 +36,7 @@ class Ledger:
     _published: dict[bytes, float] = field(default_factory=dict)  # key -> when
     _to_publish: deque[tuple[bytes, int, int]] = field(default_factory=deque)
     _to_release: deque[tuple[int, int]] = field(default_factory=deque)
+    leased: int = 0  # chunks that were ever taken: `holds` can be true of more only where this is more
 
     def holds(self, key: bytes) -> bool:
         return key in self._copying or key in self._published
@@ -62,6 +63,7 @@ class Ledger:
                 accepted.append((offer, slot))
                 self._copying[offer.key] = (offer.group, slot)
                 self._unsent.add(offer.key)
+        self.leased += len(accepted)
         self._to_release.extend((group, slot) for group, left in slots.items() for slot in left)
         return accepted, cut
 

@@ -44,6 +44,8 @@ class _Request:
     starved_since: float | None = None
     pending_until: float | None = None
     ticketless_since: float | None = None
+    word: int = 0  # the progress word before the newest lookup
+    left_out: int = 0  # chunks of the newest offer that found no slot
     promoted: set[bytes] = field(default_factory=set)
 
 
@@ -114,6 +116,8 @@ class Session:
             return Verdict.GO
         if request.plan is not None and self._wait(request, request.plan, attachment):
             return Verdict.WAIT
+        # Read before the lookup: what changes during it is seen as a change the next time.
+        request.word = attachment.progress()
         keys, states = self._states(request, attachment, groups, computed_tokens, total_tokens)
         if not request.settled:
             wanted = select(groups, states, computed_tokens, total_tokens)
@@ -142,16 +146,18 @@ class Session:
         request.hits = _NO_KEYS
         return Verdict.WAIT if waits else Verdict.GO
 
-    def situation(self, request_id: str) -> tuple[int, bool, bool] | None:
+    def situation(self, request_id: str, *, answered: bool = False) -> tuple[int, bool, int] | None:
         """What `resolve` answers from, but for the tokens: while it is equal, so is the answer. None: the answer may change by itself.
 
-        The progress word changes whenever an entry became hit or miss (docs/formats.md). What a repeated answer calls a hit is looked up
-        again when it is claimed.
+        answered: as it was before the newest answer's lookup. The progress word changes whenever an entry became hit or miss
+        (docs/formats.md); until a request is settled, chunks that this engine begins to store count too. What a repeated answer calls a
+        hit is looked up again when it is claimed.
         """
         request, attachment = self._requests.get(request_id), self._usable()
         if request is None or attachment is None or request.plan is not None or request.ticketless_since is not None:
             return None
-        return attachment.progress(), request.denied, request.settled
+        word = request.word if answered else attachment.progress()
+        return word, request.denied, -1 if request.settled else self._ledger.leased
 
     def repeat(self, request_id: str) -> Verdict:
         """Answer as `resolve` did in an equal situation; hits may be claimed in this step."""
@@ -413,6 +419,7 @@ class Session:
             if answer == _core.MISS and not self._ledger.holds(offer.key)
         ]
         accepted, cut = self._ledger.take(attachment, new)
+        request.left_out = len(new) - len(accepted)
         if accepted or cut is None:
             request.starved_since = None
         if cut is None:
@@ -422,9 +429,13 @@ class Session:
             return accepted
         if not self._starved(request):
             return None
-        request.hole_token = cut
+        request.hole_token, request.left_out = cut, 0
         attachment.count(_core.COUNT_STORE_DECLINED, len(new))
         return []
+
+    def was_cut(self, request_id: str) -> bool:
+        """Whether of the newest offer only a leading run was accepted."""
+        return request_id in self._cuts
 
     def take_cuts(self) -> dict[str, int]:
         """Since the last call: the requests of which only a leading run was accepted, each with the first end token that was not."""
@@ -485,6 +496,8 @@ class Session:
         attachment = self._usable()
         if request is not None:
             self._drop_plan(request)
+            if request.left_out and attachment is not None:
+                attachment.count(_core.COUNT_STORE_DECLINED, request.left_out)
         if attachment is not None and used_keys:
             attachment.use(b"".join(used_keys[-MAX_USED_KEYS:]))
 

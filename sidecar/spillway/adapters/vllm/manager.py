@@ -6,7 +6,7 @@ reads that result. Requests with a LoRA adapter are left alone: vLLM's block has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from vllm.v1.kv_offload.base import (
@@ -41,6 +41,8 @@ class SpillwayManager(OffloadingManager):
         self._position = {group_id: position for position, group_id in enumerate(groups)}
         self._tokens_per_chunk = tokens_per_chunk
         self._excluded: set[str] = set()
+        # Called while vLLM still knows where the offer began.
+        self.on_cut: Callable[[str], None] = lambda _request_id: None
 
     def exclude(self, request_id: str) -> None:
         """Neither load nor store for this request."""
@@ -69,6 +71,8 @@ class SpillwayManager(OffloadingManager):
         accepted = [] if req_context.req_id in self._excluded else self._accept(keys, req_context)
         if accepted is None:
             return None
+        if self._session.was_cut(req_context.req_id):
+            self.on_cut(req_context.req_id)
         groups = [offer.group for offer, _slot in accepted]
         slots = self._by_group(groups, [slot for _offer, slot in accepted])
         return PrepareStoreOutput([OffloadKey(offer.key) for offer, _slot in accepted], SlotSpec(slots), [])

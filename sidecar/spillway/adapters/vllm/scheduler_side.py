@@ -95,11 +95,13 @@ class SchedulerSide:
         self.scheduler = _Scheduler(
             SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config
         )
+        self._manager.on_cut = self._note_offer
         logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_OncePerMinute())
         self._jobs: dict[int, _Job] = {}
         self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
         self._causes: set[str] = set()
+        self._offer_began: dict[str, list[int]] = {}
         self._answers: dict[str, tuple[Any, tuple[int | None, bool]]] = {}
         self._loads_begun_and_ended = 0
         self._unsent_loads: set[str] = set()
@@ -210,7 +212,7 @@ class SchedulerSide:
 
     def remember(self, request: Any, computed_tokens: int, answer: tuple[int | None, bool]) -> None:
         """vLLM's walk gave this answer; while nothing changes it need not walk again."""
-        situation = self.session.situation(request.request_id)
+        situation = self.session.situation(request.request_id, answered=True)
         if situation is not None:
             place = (situation, computed_tokens, request.num_tokens, self._loads_begun_and_ended)
             self._answers[request.request_id] = (place, answer)
@@ -267,9 +269,18 @@ class SchedulerSide:
             status = self.scheduler._req_status.get(request_id)
             if status is None:
                 continue  # finished: its blocks are free
-            for config, state in zip(self.scheduler.config.kv_group_configs, status.group_states, strict=True):
-                first_left = -(-token // config.tokens_per_chunk) - 1
+            began = self._offer_began.get(request_id, [0] * len(status.group_states))
+            configs = self.scheduler.config.kv_group_configs
+            for config, state, before in zip(configs, status.group_states, began, strict=True):
+                # Not before where this step's offer began: vLLM has not looked whether blocks before it were given away since.
+                first_left = max(-(-token // config.tokens_per_chunk) - 1, before)
                 state.next_stored_chunk_idx = min(state.next_stored_chunk_idx, first_left)
+        self._offer_began.clear()
+
+    def _note_offer(self, request_id: str) -> None:
+        """An offer is cut: from where it began."""
+        states = self.scheduler._req_status[request_id].group_states
+        self._offer_began[request_id] = [state.next_stored_chunk_idx for state in states]
 
     def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
         geometry = self.link.geometry
