@@ -66,12 +66,9 @@ def describe(
     *,
     blocks_per_chunk: int,
     cache_epoch: int,
-    weights: str,
 ) -> dict[str, Any]:
-    """Everything but NONE_HASH, which vLLM sets only after its connectors are made. Raises IdentityUnknown.
-
-    weights: their digest (`weights.digest_loaded`).
-    """
+    """Everything but the weights, which take as long as reading them does (`weights.digest_loaded`), and NONE_HASH, which vLLM sets only
+    after its connectors are made. Raises IdentityUnknown."""
     import vllm
 
     try:
@@ -83,7 +80,6 @@ def describe(
             "epoch": cache_epoch,
             "model": model.model,
             "revision": model.revision,
-            "weights": weights,
             "environment": describe_environment(),
             "versions": describe_versions(),
             "computation": describe_computation(vllm_config),

@@ -133,15 +133,16 @@ class SchedulerSide:
     def _describe(self, facts: list[RankFacts]) -> None:
         settings, vllm_config = self._setup.settings, self._setup.vllm_config
         try:
-            weights = digest_loaded(vllm_config, root=settings.root, loaded_at_seconds=self._loaded_at_seconds)
-            self._description = describe(
+            description = describe(
                 vllm_config,
                 self._setup.kv_cache_config,
                 facts,
                 blocks_per_chunk=self._setup.config.cache.blocks_per_chunk,
                 cache_epoch=settings.cache_epoch,
-                weights=weights,
             )
+            # Last, because from here on this thread leaves the cores to the engine.
+            weights = digest_loaded(vllm_config, root=settings.root, loaded_at_seconds=self._loaded_at_seconds)
+            self._description = {**description, "weights": weights}
         except IdentityUnknown as error:
             self._stay_cold(str(error))
         except Exception as error:  # noqa: BLE001  the engine's edge: no identity, no cache
