@@ -96,6 +96,7 @@ def test_files_that_change_after_the_engine_read_them_keep_it_cold(
     engine.ask("generate", prompt=PROMPT, max_tokens=1)
     cold = wait_for("the engine to know why it is cold", lambda: engine.ask("facts")["cold"])
     assert "changed since the engine began to load it" in cold
+    assert cold in (pod.root / "run" / "refusal").read_text()
 
 
 def test_weights_changed_in_the_running_engine_poison_nobody(make_pod: MakePod, make_engine: MakeEngine) -> None:

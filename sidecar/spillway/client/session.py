@@ -506,6 +506,7 @@ class Session:
         for request in self._requests.values():
             self._drop_plan(request)
         self._requests.clear()
+        self._cuts.clear()
         self._ledger.forget()
         attachment = self._link.attachment()
         if attachment is None:

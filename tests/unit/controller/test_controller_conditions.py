@@ -68,6 +68,24 @@ def test_a_storage_fault_is_seen_behind_another_fault() -> None:
     assert_condition(facts, "Degraded", "True", "ArenaSmallerThanAsked")
 
 
+def test_words_of_an_engine_that_goes_without_us_reach_the_pool() -> None:
+    said = MemberCondition(
+        type="Degraded",
+        reason="EngineNeverAttached",
+        message="the engine goes without Spillway: enable_prefix_caching is off",
+    )
+    facts = make_facts((make_pod("a"), make_observation(said)))
+    assert_condition(
+        facts, "Degraded", "True", "EngineNeverAttached", "a: the engine goes without Spillway: enable_pre"
+    )
+
+
+def test_a_stopped_engine_degrades_the_pool_and_is_named() -> None:
+    stopped = MemberCondition(type="Degraded", reason="EngineStopped", message="engine 3 stands still inside a step")
+    facts = make_facts((make_pod("a"), make_observation(stopped)))
+    assert_condition(facts, "Degraded", "True", "EngineStopped", "a: engine 3 stands")
+
+
 def test_storage_is_unknown_until_a_sidecar_reports() -> None:
     assert_condition(make_facts(wants_nvme=True), "StorageProvisioned", "Unknown", "NoPods")
     silent = make_facts((make_pod("a"), None), wants_nvme=True)

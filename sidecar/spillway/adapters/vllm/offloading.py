@@ -169,11 +169,13 @@ class SpillwayConnector(OffloadingConnector):
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         self._for_request(request.request_id, None, self._after_alloc, request, blocks, num_external_tokens)
-        side = self._scheduler_side
-        will_load = self._problem is None and side is not None and side.has_unsent_load(request.request_id)
-        if num_external_tokens and not will_load:
+        if num_external_tokens and not self._will_load(request.request_id):
             # The engine waits for these tokens now, so the ranks say that they do not come.
             self._abandoned.add(request.request_id)
+
+    def _will_load(self, request_id: str) -> bool:
+        side = self._scheduler_side
+        return self._problem is None and side is not None and side.has_unsent_load(request_id)
 
     def _after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         assert self._scheduler_side is not None

@@ -24,6 +24,7 @@ from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata
 from spillway.adapters.vllm.spec import SpillwaySpec
 from spillway.adapters.vllm.weights import digest_loaded
 from spillway.client import Gate, Group, IdentityUnknown, Link, Session, Verdict
+from spillway.client.refusal import note_refusal
 
 log = logging.getLogger("vllm.spillway")
 
@@ -151,6 +152,7 @@ class SchedulerSide:
     def _stay_cold(self, reason: str) -> None:
         self._cold_reason = reason
         log.warning("Spillway caches nothing for this engine: %s", reason)
+        note_refusal(f"it caches nothing: {reason}")
 
     def _seal(self) -> None:
         """The first request is here, so vLLM has set NONE_HASH."""
