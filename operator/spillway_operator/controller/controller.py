@@ -23,6 +23,7 @@ from spillway_operator.controller.reconcile import Reconciler
 from spillway_operator.controller.settings import WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE, OperatorSettings
 from spillway_operator.controller.skips import SkipReporter
 from spillway_operator.controller.status_keys import StatusSigner, ensure_signer
+from spillway_operator.controller.storage_classes import StorageClasses
 from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.controller.work_queue import WorkQueue
 
@@ -50,7 +51,9 @@ class Controller:
             api, settings.namespace, WEBHOOK_SERVICE, WEBHOOK_CONFIGURATION, on_change=self._add_all
         )
         deletion = PoolDeletion(api, self._observed, settings, DiskCleaner(api, settings))
-        self._reconciler = Reconciler(api, self._observed, members, self._webhook, settings, self._skips, deletion)
+        self._reconciler = Reconciler(
+            api, self._observed, members, self._webhook, settings, self._skips, deletion, StorageClasses(api)
+        )
         self._queue: WorkQueue[PoolKey] = WorkQueue(self._reconciler.reconcile, workers=WORKERS, expected=(ApiError,))
 
     @classmethod

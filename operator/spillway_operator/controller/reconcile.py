@@ -19,7 +19,6 @@ from spillway_operator.api.pool import Metadata
 from spillway_operator.controller.client import (
     CONFIG_MAPS,
     POOLS,
-    STORAGE_CLASSES,
     ApiError,
     ApiServer,
     Conflict,
@@ -39,6 +38,7 @@ from spillway_operator.controller.observed import Observed, PoolKey
 from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.controller.skips import SkipReporter
 from spillway_operator.controller.status import build_status, build_status_manifest, decide_write
+from spillway_operator.controller.storage_classes import StorageClasses
 from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.injection.revision import pool_revision
 from spillway_operator.resources import build_config_map
@@ -60,6 +60,7 @@ class Reconciler:
     settings: OperatorSettings
     skips: SkipReporter
     deletion: PoolDeletion
+    storage_classes: StorageClasses
 
     async def reconcile(self, key: PoolKey) -> float | None:
         """Bring the pool of `key` to what its spec says; returns the seconds after which to look again, if any.
@@ -179,7 +180,7 @@ class Reconciler:
     async def _storage_class_fault(self, pool: KVCachePool) -> Fault | None:
         nvme = pool.spec.tiers.nvme
         name = nvme.volume.ephemeral.storage_class_name if nvme and nvme.volume.ephemeral else None
-        if name is None or await self.api.get(STORAGE_CLASSES, name) is not None:
+        if name is None or await self.storage_classes.exists(name):
             return None
         message = (
             f"spec.tiers.nvme.volume.ephemeral.storageClassName {name!r} does not exist: create it or name another"
