@@ -51,6 +51,13 @@ class Facts:
     wants_nvme: bool
     now: datetime
     config_map_problem: str = ""
+    # This process has just begun: a sidecar that it has not read yet may have been read by the one before.
+    just_begun: bool = False
+
+    @property
+    def unread(self) -> bool:
+        """Whether what sidecars say is not known yet, which is not the same as that they say nothing."""
+        return self.just_begun and any(pod.ready and seen is None for pod, seen in self.observations)
 
     @property
     def injected(self) -> list[PodView]:
@@ -95,7 +102,7 @@ def decide_member(pod: PodView, observation: Observation | None, revision: str, 
 
 def next_change_seconds(facts: Facts) -> float | None:
     """When time alone may change a member's state: the nearest such moment from now, or None."""
-    moments = []
+    moments = [facts.now + STALE_AFTER] if facts.unread else []
     for pod, observation in facts.observations:
         if pod.ready and pod.ready_at is not None:
             seen_at = observation.observed_at if observation is not None else pod.ready_at

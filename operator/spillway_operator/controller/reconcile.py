@@ -6,7 +6,7 @@ asked only for what no watch covers. Nothing is written that the observation alr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ from spillway_operator.controller.disk import (
     decide_disk_nodes,
     wants_finalizer,
 )
-from spillway_operator.controller.facts import Facts, decide_members, next_change_seconds
+from spillway_operator.controller.facts import STALE_AFTER, Facts, decide_members, next_change_seconds
 from spillway_operator.controller.members import MemberReader
 from spillway_operator.controller.observed import Observed, PoolKey
 from spillway_operator.controller.settings import OperatorSettings
@@ -61,6 +61,7 @@ class Reconciler:
     skips: SkipReporter
     deletion: PoolDeletion
     storage_classes: StorageClasses
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def reconcile(self, key: PoolKey) -> float | None:
         """Bring the pool of `key` to what its spec says; returns the seconds after which to look again, if any.
@@ -127,7 +128,8 @@ class Reconciler:
             observations=tuple((pod, self.members.observation(pod.uid)) for pod in pods if pod.injected),
             revision=self._revision(pool, fault),
             wants_nvme=pool is not None and pool.spec.tiers.nvme is not None,
-            now=datetime.now(UTC),
+            now=(now := datetime.now(UTC)),
+            just_begun=now - self.began_at < STALE_AFTER,
         )
 
     def _revision(self, pool: KVCachePool | None, fault: Fault | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from spillway_operator.api import DiskStatus, Member, PodCounts, PoolStatus
+from spillway_operator.api import DiskStatus, Member, PodCounts, PoolStatus, Reason
 from spillway_operator.api.names import API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import MAX_MEMBERS, ConditionType
@@ -13,6 +14,8 @@ from spillway_operator.controller.client import Manifest
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.facts import Facts, MemberState
 from spillway_operator.controller.tiers import build_tiers, seconds_until_write
+
+SAID_BY_SIDECARS: Final[tuple[ConditionType, ...]] = ("StorageProvisioned", "Degraded")
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,36 @@ def build_status(
     previous: PoolStatus,
     disk_nodes: Sequence[str],
 ) -> PoolStatus:
-    """The whole status as it should stand now."""
+    """The whole status as it should stand now.
+
+    While sidecars are unread after this process began, what only they can say stays as it was: a restart is no news of a pool.
+    """
+    tiers = build_tiers(observation for _, observation in facts.observations)
+    now_members = tuple(_build_member(member) for member in members[:MAX_MEMBERS])
+    if facts.unread:
+        verdicts = {**verdicts, **_as_before(verdicts, previous)}
+        tiers = previous.tiers
+        if {member.pod for member in now_members} == {member.pod for member in previous.members}:
+            now_members = previous.members
     return PoolStatus(
         observed_generation=facts.generation,
         conditions=stamp_conditions(verdicts, previous.conditions, facts.generation, facts.now),
         pods=count_pods(facts),
-        # Until somebody reports, for example after this process started, the last figures stay, as old as they say.
-        tiers=build_tiers(observation for _, observation in facts.observations) or previous.tiers,
-        members=tuple(_build_member(member) for member in members[:MAX_MEMBERS]),
+        # Until somebody reports the last figures stay, as old as they say.
+        tiers=tiers or previous.tiers,
+        members=now_members,
         disk=DiskStatus(nodes=tuple(sorted(disk_nodes))) if disk_nodes else None,
         sidecar_revision=facts.revision or None,
     )
+
+
+def _as_before(verdicts: dict[ConditionType, Verdict], previous: PoolStatus) -> dict[ConditionType, Verdict]:
+    """The conditions that sidecars decide, as they stand; where this pool's specification decides otherwise it does."""
+    kept: dict[ConditionType, Verdict] = {}
+    for condition in previous.conditions:
+        if condition.type in SAID_BY_SIDECARS and verdicts[condition.type][1] != Reason.DRAM_ONLY:
+            kept[condition.type] = (condition.status, condition.reason, condition.message)
+    return kept
 
 
 def count_pods(facts: Facts) -> PodCounts:

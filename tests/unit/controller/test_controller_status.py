@@ -13,7 +13,8 @@ from spillway_operator.api import PoolStatus
 from spillway_operator.api.quantity import parse_bytes
 from spillway_operator.controller.conditions import decide_conditions
 from spillway_operator.controller.facts import Facts, decide_members
-from spillway_operator.controller.status import build_status, build_status_manifest, decide_write
+from spillway_operator.controller.members import MemberCondition
+from spillway_operator.controller.status import StatusWrite, build_status, build_status_manifest, decide_write
 from spillway_operator.controller.tiers import (
     LARGE_CHANGE_SECONDS,
     SLOW_SECONDS,
@@ -52,6 +53,25 @@ def test_a_condition_that_changed_is_written_at_once_and_takes_the_tiers_along()
     decision = decide_write(before, status_of(facts, before), facts)
     assert decision.status is not None
     assert decision.status.tiers != before.tiers
+
+
+def test_a_restart_is_no_news_of_a_pool_while_its_sidecars_are_unread() -> None:
+    """One sidecar is read after the other: until all are, what was known before stands."""
+    fault = MemberCondition(type="StorageProvisioned", reason="VolumeTooSmall", message="4 GiB are free")
+    pods = [make_pod(name) for name in ("a", "b", "c")]
+    seen = [make_observation(fault), make_observation(), make_observation()]
+    before = status_of(make_facts(*zip(pods, seen, strict=True), wants_nvme=True))
+    stored = PoolStatus.model_validate(build_status_manifest(make_pool().metadata, before)["status"])
+    for read in range(len(pods)):
+        known = [*seen[:read], *[None] * (len(pods) - read)]
+        facts = make_facts(*zip(pods, known, strict=True), wants_nvme=True, just_begun=True)
+        assert facts.unread
+        assert decide_write(stored, status_of(facts, stored), facts) == StatusWrite(None)
+    # What the API server says of pods is known at once, and after a minute a sidecar that is silent is so.
+    gone = make_facts((pods[0], None), wants_nvme=True, just_begun=True)
+    assert decide_write(stored, status_of(gone, stored), gone).status is not None
+    silent = make_facts(*[(pod, None) for pod in pods], wants_nvme=True)
+    assert decide_write(stored, status_of(silent, stored), silent).status is not None
 
 
 def test_tiers_stay_as_they_were_until_somebody_reports() -> None:
