@@ -154,11 +154,14 @@ class ApiServer:
                     raise WatchExpired
                 if response.status != 200:
                     raise ApiServerError(f"watch {path}: status {response.status}")
-                async for line in response.content:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise WatchExpired
-                    yield event["type"], event["object"]
+                try:
+                    async for line in response.content:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            raise WatchExpired
+                        yield event["type"], event["object"]
+                finally:
+                    _abort(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiServerError(f"watch {path}: {error!r}") from error
 
@@ -180,3 +183,10 @@ class ApiServer:
     def _headers(self) -> dict[str, str]:
         token = self._access.token()
         return {"Accept": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Drop the connection of a stream that is left unread: its orderly end would wait for the other side's, past our own."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
