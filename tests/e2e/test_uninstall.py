@@ -15,7 +15,7 @@ from demo.removal import Removal
 from dev.cluster.installation import NAMESPACE as RELEASE_NAMESPACE
 from dev.cluster.installation import Installation
 from tests.e2e.kit.engine import annotation
-from tests.e2e.kit.host_path import LISTED, prepare
+from tests.e2e.kit.host_path import LISTED, ROOT, prepare
 from tests.e2e.kit.kube import Kube, Manifest
 from tests.e2e.kit.manifests import CONTROL_IMAGE, make_engine, make_namespace, make_pool
 from tests.e2e.kit.waiting import wait_for
@@ -153,10 +153,8 @@ def test_the_release_namespace_deleted_first(
 
 
 @pytest.mark.parametrize("state", ["spillway-gone", "crd-half-deleted", "whole"])
-def test_the_demo_is_removed_from_any_state(
-    kube: Kube, installation: Installation, host_path: Path, state: str
-) -> None:
-    folder = host_path / "quickstart"
+def test_the_demo_is_removed_from_any_state(kube: Kube, installation: Installation, state: str) -> None:
+    folder = ROOT / "e2e-quickstart"
     prepare(folder)
     start(kube, story.NAMESPACE, folder)
     if state == "spillway-gone":

@@ -238,3 +238,10 @@ def test_uninstalling_lets_pools_go_first_and_its_rights_last_no_longer(manifest
     assert job["metadata"]["annotations"]["helm.sh/hook-weight"] == "1", "after the rights that it needs"
     # Helm's own patience is 300 s.
     assert job["spec"]["activeDeadlineSeconds"] < 300
+
+
+def test_a_listed_path_below_another_is_refused_with_the_way_out(render: Callable[..., str]) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render("hostPath.allowedPaths={/mnt/a,/mnt/ab,/mnt/a/b}")
+    assert "/mnt/a/b lies below /mnt/a" in str(refused.value.stderr)
+    assert "/mnt/ab" in render("hostPath.allowedPaths={/mnt/a,/mnt/ab}")
