@@ -10,8 +10,9 @@ export PATH := $(HOME)/.local/bin:$(HOME)/.cargo/bin:$(PATH)
 RUN := uv run --no-sync
 PY := $(RUN) python
 PARTS ?=
+PYTHON ?= python3
 
-.PHONY: help setup lint generate test test-unit test-rust test-engine test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-rust test-engine test-gpu test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -36,6 +37,9 @@ test-rust: setup ## Tests of the Rust core
 
 test-engine: setup ## A real vLLM engine in one process against a real sidecar daemon
 	@$(PY) tools/test_parts.py engine
+
+test-gpu: setup ## The copies on a real NVIDIA GPU, with the Python (PYTHON=...) that has torch and vLLM for it
+	@PYTHONPATH=.:sidecar $(PYTHON) -m pytest -c /dev/null --rootdir . -q tests/gpu && PYTHONPATH=.:sidecar $(PYTHON) bench/device_copy.py
 
 test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
 	@$(PY) tools/test_parts.py e2e

@@ -49,7 +49,7 @@ class Copies:
     def submit(self, job_id: int, *, urgent: bool = False) -> FakeEvent:
         event = FakeEvent()
         self.events.append(event)
-        self.thread.submit(job_id, lambda: Begun(DeviceCopy(event), SIZE_BYTES), urgent=urgent)
+        self.thread.submit(job_id, lambda: Begun(DeviceCopy([event]), SIZE_BYTES), urgent=urgent)
         return event
 
     def submit_running(self, job_id: int) -> FakeEvent:

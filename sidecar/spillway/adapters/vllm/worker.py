@@ -97,6 +97,7 @@ class SpillwayWorker(OffloadingWorker):
     def shutdown(self) -> None:
         """The link is what keeps this engine's slots from being recycled, so it outlives every copy."""
         if self._copies.stop(SHUTDOWN_SECONDS):
+            self._copier.close()
             self._link.close()
         else:
             log.warning("a copy has not ended; the arena's slots stay taken until this process does")
@@ -118,7 +119,9 @@ class SpillwayWorker(OffloadingWorker):
             parts.append(self._group_runs(group, blocks, skipped, spec.slots[group], arena, store=job.store))
         runs = join(parts)
         source, target = (runs.device, runs.host) if job.store else (runs.host, runs.device)
-        copy = self._copier.begin(source, target, runs.length_bytes, job.fence) if len(source) else HostCopy()
+        if not len(source):
+            return Begun(HostCopy(), 0)
+        copy = self._copier.begin(source, target, runs.length_bytes, job.fence, store=job.store)
         return Begun(copy, runs.size_bytes)
 
     def _mapped(self) -> Arena:
