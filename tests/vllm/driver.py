@@ -178,6 +178,7 @@ class Engine:
             "granted": attachment.granted(0) if attachment else 0,
             "counters": counters(),
             "jobs": len(side._jobs) if side else 0,
+            "lingering": len(side.scheduler.lingering.waiting) if side else 0,
             "resolves": self.resolves,
             "layout": scheduler.kv_cache_config.kv_cache_layout,
             "defer_block_free": scheduler.defer_block_free,
@@ -373,6 +374,13 @@ class Engine:
             "unfinished": self.llm.llm_engine.has_unfinished_requests(),
             "ended": [list(output.outputs[0].token_ids) for output in self.outputs if output.finished],
         }
+
+    def drain(self, seconds: float = 30.0) -> dict[str, Any]:
+        """Step as a server does while there is work without a request."""
+        end = time.monotonic() + seconds
+        while self.core.engine_core.scheduler.has_requests() and time.monotonic() < end:
+            self.llm.llm_engine.step()
+        return {"done": not self.core.engine_core.scheduler.has_requests()}
 
     def finish(self) -> dict[str, Any]:
         while self.llm.llm_engine.has_unfinished_requests():

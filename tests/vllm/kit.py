@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +121,16 @@ class Pod:
             self.daemon.send_signal(how)
             self.daemon.wait(timeout=40)
             self.daemon = None
+
+    @contextmanager
+    def stopped_daemon(self) -> Iterator[None]:
+        """No lease comes, no chunk is inserted meanwhile."""
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.daemon.send_signal(signal.SIGCONT)
 
     # Looks into the index file; its layout is docs/formats.md.
 

@@ -20,13 +20,38 @@ def test_first_long_prompt_of_an_engine_is_stored_whole(
     engine = make_engine(pod, max_num_batched_tokens=8192)
     engine.warm_up()
     long = prompt(1, 20 * CHUNK_TOKENS + 10)
-    tokens = engine.ask("generate", prompt=long)["tokens"]
+    # One token, so that the request is over when its first chunks are offered.
+    tokens = engine.ask("generate", prompt=long, max_tokens=1)["tokens"]
+    assert engine.ask("drain")["done"]
     wait_for("all chunks to be inserted", lambda: pod.chunks()[0] == 20)
     assert engine.ask("reset_device")["done"]
     before = engine.external_tokens()
-    assert engine.ask("generate", prompt=long)["tokens"] == tokens
+    assert engine.ask("generate", prompt=long, max_tokens=1)["tokens"] == tokens
     assert engine.external_tokens() - before == 20 * CHUNK_TOKENS
     assert engine.ask("facts")["counters"]["store_declined"] == 0
+
+
+def test_chunks_that_wait_for_slots_after_their_request_give_way_to_other_requests(
+    make_pod: Callable[..., Pod], make_engine: Callable[..., Engine]
+) -> None:
+    """While no slot comes, vLLM gives the request's free blocks away; what is stored after is what was computed for it."""
+    pod = make_pod(dram_mib=64)
+    pod.start_daemon()
+    engine = make_engine(pod, max_model_len=5400, max_num_batched_tokens=8192, num_gpu_blocks_override=200)
+    engine.warm_up()
+    long, other = prompt(1, 20 * CHUNK_TOKENS + 10), prompt(2, 20 * CHUNK_TOKENS + 10)
+    with pod.stopped_daemon():
+        first = engine.ask("generate", prompt=long, max_tokens=1)["tokens"]
+        engine.ask("drain", seconds=0.2)
+        assert engine.ask("facts")["lingering"] == 1
+        second = engine.ask("generate", prompt=other, max_tokens=1)["tokens"]
+        engine.ask("drain", seconds=0.2)
+        assert engine.ask("facts")["lingering"] == 1  # the other's; 200 blocks do not hold both
+    assert engine.ask("drain")["done"]
+    wait_for("the other's chunks to be inserted", lambda: pod.chunks()[0] > 20)
+    assert engine.ask("reset_device")["done"]
+    assert engine.ask("generate", prompt=long, max_tokens=1)["tokens"] == first
+    assert engine.ask("generate", prompt=other, max_tokens=1)["tokens"] == second
 
 
 def test_requests_that_wait_for_the_load_of_their_common_prefix_go_on_after_it(

@@ -26,8 +26,10 @@ PENDING_SECONDS: Final = 0.05
 # A wait that no estimate bounds; the engine has not prefilled enough yet to know better.
 UNKNOWN_WAIT_SECONDS: Final = 5.0
 RESERVED_RATIO: Final = 0.5
-# How long a request's chunks are offered again without a slot before the request gives up storing.
+# How long a request's chunks are offered again without a slot before the request gives up storing; of the time between two offers so much
+# counts at most, because a long step is no word from the sidecar.
 STARVED_SECONDS: Final = 2.0
+STARVED_STEP_SECONDS: Final = 0.25
 MAX_USED_KEYS: Final = 1024
 _NO_KEYS: Final[frozenset[bytes]] = frozenset()
 
@@ -41,7 +43,8 @@ class _Request:
     storing: bool = True
     counted: bool = False
     hole_token: int | None = None
-    starved_since: float | None = None
+    starved_seconds: float = 0.0
+    starved_at: float | None = None  # the newest offer, where that found no slot
     pending_until: float | None = None
     ticketless_since: float | None = None
     word: int = 0  # the progress word before the newest lookup
@@ -69,6 +72,7 @@ class Session:
         self._ledger = Ledger()
         self._unsent_tickets: list[tuple[str, int]] = []
         self._cuts: dict[str, int] = {}
+        self._unmet: set[str] = set()
         self._announcements = Announcements() if announces else None
         self._fingerprint: bytes | None = None
         self._nonce = b""
@@ -421,13 +425,15 @@ class Session:
         accepted, cut = self._ledger.take(attachment, new)
         request.left_out = len(new) - len(accepted)
         if accepted or cut is None:
-            request.starved_since = None
+            request.starved_at, request.starved_seconds = None, 0.0
         if cut is None:
             return accepted
         if accepted:
             self._cuts[request_id] = cut
+            self._unmet.add(request_id)
             return accepted
         if not self._starved(request):
+            self._unmet.add(request_id)
             return None
         request.hole_token, request.left_out = cut, 0
         attachment.count(_core.COUNT_STORE_DECLINED, len(new))
@@ -442,11 +448,17 @@ class Session:
         cuts, self._cuts = self._cuts, {}
         return cuts
 
+    def take_unmet(self) -> set[str]:
+        """Since the last call: the requests that made an offer of which something found no slot and may find one yet."""
+        unmet, self._unmet = self._unmet, set()
+        return unmet
+
     def _starved(self, request: _Request) -> bool:
         now = self._clock()
-        if request.starved_since is None:
-            request.starved_since = now
-        return now - request.starved_since >= STARVED_SECONDS
+        if request.starved_at is not None:
+            request.starved_seconds += min(now - request.starved_at, STARVED_STEP_SECONDS)
+        request.starved_at = now
+        return request.starved_seconds >= STARVED_SECONDS
 
     def stored(self, keys: Iterable[bytes], failed: bool) -> None:
         """The copies of these leased chunks are over on every rank: publish them, or give their slots back."""
@@ -507,6 +519,7 @@ class Session:
             self._drop_plan(request)
         self._requests.clear()
         self._cuts.clear()
+        self._unmet.clear()
         self._ledger.forget()
         attachment = self._link.attachment()
         if attachment is None:

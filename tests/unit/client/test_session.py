@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from spillway import _core
 from spillway.client import Link, RankLink, Verdict
-from spillway.client.session import STARVED_SECONDS, UNKNOWN_WAIT_SECONDS
+from spillway.client.session import STARVED_SECONDS, STARVED_STEP_SECONDS, UNKNOWN_WAIT_SECONDS
 
 from tests.unit.client.conftest import CHUNK_TOKENS, Side
 from tests.unit.core.pod import Pod, key_of
@@ -184,9 +184,13 @@ def test_request_without_any_slot_offers_again_and_gives_up_in_the_end(side: Sid
     attachment = side.attachment()
     side.pod.until("grants", lambda: attachment.granted(0) >= 8)
     side.session.offer_store("a", side.offers(range(attachment.granted(0))))
-    assert side.session.offer_store("b", side.offers(range(500, 502))) is None
-    side.clock.now += STARVED_SECONDS
+    for _ in range(int(STARVED_SECONDS / STARVED_STEP_SECONDS)):
+        # However long the engine's steps are.
+        assert side.session.offer_store("b", side.offers(range(500, 502))) is None
+        assert side.session.take_unmet() == {"b"}
+        side.clock.now += STARVED_SECONDS
     assert side.session.offer_store("b", side.offers(range(500, 502))) == []
+    assert side.session.take_unmet() == set()
     assert side.counter("store_declined") == 2
     # Behind the hole nothing of it is of use.
     assert side.session.offer_store("b", side.offers(range(502, 510))) == []

@@ -6,11 +6,9 @@ over and not before.
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import Of
 
 from spillway.adapters.vllm.fingerprint import RankFacts, describe, seal
 from spillway.adapters.vllm.manager import SpillwayManager
+from spillway.adapters.vllm.scheduler import SpillwayScheduler
 from spillway.adapters.vllm.setup import Setup
 from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata
 from spillway.adapters.vllm.spec import SpillwaySpec
@@ -44,27 +43,6 @@ class _OncePerMinute(logging.Filter):
         if due:
             self._next = now + 60
         return due
-
-
-class _Scheduler(OffloadingConnectorScheduler):
-    """vLLM's, which takes every scheduled request for one that it was told of."""
-
-    def _update_req_states(self, scheduler_output: Any) -> None:
-        super()._update_req_states(_only_known(scheduler_output, self._req_status))
-
-
-def _only_known(output: Any, known: Mapping[str, Any]) -> Any:
-    """A step's output without the requests that could not even be introduced."""
-    cached = output.scheduled_cached_reqs
-    if all(new.req_id in known for new in output.scheduled_new_reqs) and all(name in known for name in cached.req_ids):
-        return output
-    kept = [at for at, name in enumerate(cached.req_ids) if name in known]
-    seen = copy.copy(output)
-    seen.scheduled_new_reqs = [new for new in output.scheduled_new_reqs if new.req_id in known]
-    seen.scheduled_cached_reqs = copy.copy(cached)
-    seen.scheduled_cached_reqs.req_ids = [cached.req_ids[at] for at in kept]
-    seen.scheduled_cached_reqs.new_block_ids = [cached.new_block_ids[at] for at in kept]
-    return seen
 
 
 @dataclass
@@ -93,16 +71,15 @@ class SchedulerSide:
         announces = events is not None and events.enable_kv_cache_events
         self.session = Session(self.link, self.gate, setup.settings.io_deadline_seconds, announces=announces)
         self._manager = SpillwayManager(self.session, groups, tokens)
-        self.scheduler = _Scheduler(
-            SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config
+        self.scheduler = SpillwayScheduler(
+            SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config, self.session
         )
-        self._manager.on_cut = self._note_offer
+        self._manager.on_cut = self.scheduler.note_offer
         logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_OncePerMinute())
         self._jobs: dict[int, _Job] = {}
         self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
         self._causes: set[str] = set()
-        self._offer_began: dict[str, list[int]] = {}
         self._answers: dict[str, tuple[Any, tuple[int | None, bool]]] = {}
         self._loads_begun_and_ended = 0
         self._unsent_loads: set[str] = set()
@@ -171,6 +148,7 @@ class SchedulerSide:
             self._causes.add(cause)
             log.info("Spillway keeps this engine's chunks apart from now on: %s may have changed its weights", cause)
         self.session.reset()
+        self.scheduler.lingering.forget()
 
     # Requests
 
@@ -259,31 +237,11 @@ class SchedulerSide:
                 keys = self.scheduler._jobs[job_id].keys
                 jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
         self._observe_step(scheduler_output)
-        self._offer_again(self.session.take_cuts())
         # From here on nothing fails: what counts as sent reaches the ranks.
         self._jobs.update(jobs)
         self._unsent_loads = set()
         self.session.sent()
         return SpillwayMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush)
-
-    def _offer_again(self, cuts: dict[str, int]) -> None:
-        """vLLM takes what was not accepted for stored elsewhere and never offers it again, unless its place is moved back."""
-        for request_id, token in cuts.items():
-            status = self.scheduler._req_status.get(request_id)
-            if status is None:
-                continue  # finished: its blocks are free
-            began = self._offer_began.get(request_id, [0] * len(status.group_states))
-            configs = self.scheduler.config.kv_group_configs
-            for config, state, before in zip(configs, status.group_states, began, strict=True):
-                # Not before where this step's offer began: vLLM has not looked whether blocks before it were given away since.
-                first_left = max(-(-token // config.tokens_per_chunk) - 1, before)
-                state.next_stored_chunk_idx = min(state.next_stored_chunk_idx, first_left)
-        self._offer_began.clear()
-
-    def _note_offer(self, request_id: str) -> None:
-        """An offer is cut: from where it began."""
-        states = self.scheduler._req_status[request_id].group_states
-        self._offer_began[request_id] = [state.next_stored_chunk_idx for state in states]
 
     def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
         geometry = self.link.geometry
@@ -339,6 +297,7 @@ class SchedulerSide:
     def give_up(self) -> set[str]:
         """After a failure: let go of everything that no rank has heard of, and name the requests whose load is among it."""
         self.session.give_up()
+        self.scheduler.lingering.forget()
         self._abandon_ended()
         return self._unsent_loads | {job.req_id for job in self.scheduler._current_batch_load_jobs.values()}
 
