@@ -25,7 +25,7 @@ from spillway_operator.api.spec import (
     SidecarSpec,
     Tiers,
 )
-from spillway_operator.api.status import Condition, DiskStatus, Member, PodCounts, PoolStatus, TierStatus
+from spillway_operator.api.status import Condition, DiskStatus, HitStatus, Member, PodCounts, PoolStatus, TierStatus
 
 __all__ = [
     "Allowed",
@@ -35,6 +35,7 @@ __all__ = [
     "EngineSpec",
     "EphemeralVolume",
     "Fault",
+    "HitStatus",
     "HostPathVolume",
     "KVCachePool",
     "Member",
