@@ -51,7 +51,12 @@ CLIENT_PYTHONPATH: Final = f"{CLIENT_PATH}/current"
 DISK_COMMAND: Final = ("python3", "-m", "spillway.daemon.own_disk", NVME_PATH)
 CLIENT_INSTALL_COMMAND: Final = ("/usr/local/bin/spillway-client-install", CLIENT_PATH)
 
+# The sidecar's user inside a pod's own user namespace, which has 65536 of them, and the group of what it writes.
 SIDECAR_UID: Final = 65532
+LAST_NAMESPACED_USER: Final = 65535
+# Users of pools that name none; who names one names one below.
+FIRST_DERIVED_USER: Final = 2**30
+LAST_DERIVED_USER: Final = 2**31 - 2
 
 
 def pool_folder(host_path: str, namespace: str, pool_uid: str) -> str:
