@@ -14,6 +14,11 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 CRD_NAME: Final = f"{PLURAL}.{GROUP}"
 MAX_POOL_NAME_LENGTH: Final = 52
 
+# The path that the API server calls is this and a token, which the webhook finds in files of that prefix.
+INJECT_PATH: Final = "/inject"
+INJECT_TOKEN_PREFIX: Final = "inject-token-"
+INJECT_TOKEN_PATTERN: Final = "[0-9a-f]{64}"
+
 POOL_LABEL: Final = "spillway.dev/pool"
 INJECT_LABEL: Final = "spillway.dev/inject"
 REVISION_LABEL: Final = "spillway.dev/revision"
