@@ -17,6 +17,7 @@ MAX_POOL_NAME_LENGTH: Final = 52
 # The path that the API server calls is this and a token, which the webhook finds in files of that prefix.
 INJECT_PATH: Final = "/inject"
 INJECT_TOKEN_PREFIX: Final = "inject-token-"
+# The API server takes nothing for part of a path that could not stand in a DNS name.
 INJECT_TOKEN_PATTERN: Final = "[0-9a-f]{64}"
 
 POOL_LABEL: Final = "spillway.dev/pool"
