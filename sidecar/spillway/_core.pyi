@@ -16,8 +16,11 @@ __all__ = [
     "COUNT_GATE_DECLINED",
     "COUNT_HIT_KEYS",
     "COUNT_LOADED_CHUNKS",
-    "COUNT_LOADED_TOKENS",
+    "COUNT_LOADED_DRAM_TOKENS",
+    "COUNT_LOADED_NVME_TOKENS",
+    "COUNT_LOADED_OTHER_TOKENS",
     "COUNT_LOAD_FAILURES",
+    "COUNT_LOOKED_UP_TOKENS",
     "COUNT_LOOKUP_KEYS",
     "COUNT_MISS_KEYS",
     "COUNT_NVME_KEYS",
@@ -122,8 +125,11 @@ COUNT_LOADED_CHUNKS: Final[int]
 COUNT_STORED_CHUNKS: Final[int]
 COUNT_GATE_DECLINED: Final[int]
 COUNT_RING_FULL: Final[int]
-COUNT_LOADED_TOKENS: Final[int]
+COUNT_LOOKED_UP_TOKENS: Final[int]
 COUNT_FAIL_OPEN: Final[int]
+COUNT_LOADED_DRAM_TOKENS: Final[int]
+COUNT_LOADED_NVME_TOKENS: Final[int]
+COUNT_LOADED_OTHER_TOKENS: Final[int]
 COUNTER_NAMES: Final[tuple[str, ...]]  # index -> name, the keys of stats()["engines"][i]["counters"]
 
 # Events of Plane.poll: (kind, key16, a, b, c). Unused places are b"" and 0.

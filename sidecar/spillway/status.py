@@ -25,14 +25,25 @@ class SidecarCondition(_Frozen):
 
 
 class TierStatus(_Frozen):
-    """One tier of this pod. hits and lookups are keys, counted by the engines when a request is looked up."""
+    """One tier of this pod."""
 
     name: Literal["dram", "nvme"]
     capacity_bytes: int
     used_bytes: int
     chunks: int
-    hits: int
-    lookups: int
+
+
+class TokenCounts(_Frozen):
+    """Prompt tokens since the pod's start. looked_up: of chunks that requests asked for, past what their engine had on the device.
+
+    dram, nvme and other: of those, what loads brought, by tier; other is what no chunk of its own was loaded for, as
+    what lies before an attention window.
+    """
+
+    looked_up: int
+    dram: int
+    nvme: int
+    other: int
 
 
 class EngineStatus(_Frozen):
@@ -75,6 +86,7 @@ class SidecarStatus(_Frozen):
     revision: str
     daemon: DaemonStatus
     tiers: tuple[TierStatus, ...]
+    tokens: TokenCounts | None
     engines: tuple[EngineStatus, ...]
     engines_attached: int
     engines_attached_ever: int

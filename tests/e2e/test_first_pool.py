@@ -129,6 +129,17 @@ def test_successor_pod_answers_from_nvme(story: Story, host_path: Path, transcri
     transcript.check("04-pod-replaced", story.engine.namespace)
 
 
+def test_hit_tells_that_the_prompts_came_from_nvme(story: Story, kube: Kube) -> None:
+    def from_nvme() -> bool:
+        hit = kube.pool(story.engine.namespace)["status"].get("hit") or {}
+        assert float(hit.get("ratio", 0)) >= 0.9 and float(hit.get("nvme", 0)) >= 0.5, f"status.hit is {hit}"
+        return True
+
+    wait_for("the pool to say that NVMe served what was looked up", from_nvme, 90)
+    samples = story.engine.sidecar_metrics()
+    assert total(samples, "spillway_loaded_tokens_total") == story.engine.external_tokens()
+
+
 def test_oracle_notices_swapped_chunks(story: Story, kube: Kube, swapping_sidecar_image: str) -> None:
     assert_swapped_chunks_are_noticed(kube, story.engine, PROMPTS, story.cold, swapping_sidecar_image)
 
@@ -142,7 +153,7 @@ def test_deleted_pool_waits_for_its_pod_and_then_cleans_its_disk(
     def told() -> bool:
         status = kube.pool(engine.namespace)["status"]
         tiers = status.get("tiers", [])
-        return len(tiers) == 2 and all(tier.get("chunks") and tier.get("hitRatio") for tier in tiers)
+        return len(tiers) == 2 and all(tier.get("chunks") for tier in tiers) and bool(status.get("hit"))
 
     wait_for("the status to tell of the new pod; it stays as it is from the deletion on", told, 90)
     kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", engine.namespace)

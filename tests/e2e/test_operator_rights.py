@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
@@ -52,6 +53,42 @@ def test_the_api_server_finds_no_fault_in_our_policies(kube: Kube) -> None:
     for policy in kube.items(*POLICY):
         warnings = ((policy.get("status") or {}).get("typeChecking") or {}).get("expressionWarnings")
         assert not warnings, f"{policy['metadata']['name']}: {warnings}"
+
+
+def test_the_webhook_answers_nobody_but_the_api_server(kube: Kube) -> None:
+    """A stranger within the cluster, who needs no token of anybody's to reach the Service."""
+    service = kube.get("v1", "Service", "spillway-webhook", RELEASE_NAMESPACE)
+    assert service is not None
+    request = {"uid": "x", "namespace": RELEASE_NAMESPACE, "object": {"metadata": {}, "spec": {"containers": []}}}
+    for path in ("/inject", "/inject/" + "0" * 64):
+        url = f"https://{service['spec']['clusterIP']}{path}"
+        answer = httpx.post(url, json={"request": request}, verify=False, trust_env=False)
+        assert answer.status_code == 404, path
+        assert "request" not in answer.text
+    configuration = kube.get("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "spillway")
+    assert configuration is not None
+    (webhook,) = configuration["webhooks"]
+    told = f"https://{service['spec']['clusterIP']}{webhook['clientConfig']['service']['path']}"
+    assert httpx.post(told, json={"request": request}, verify=False, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("role", ["view", "edit", "admin"])
+def test_no_tenant_may_read_the_path_that_the_api_server_is_told(kube: Kube, namespace: str, role: str) -> None:
+    account = f"reader-{role}"
+    kube.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": account, "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "name": account, "apiGroup": "rbac.authorization.k8s.io"}],
+        }
+    )
+    api = client.ApiClient(kube.api.configuration)
+    api.set_default_header("Impersonate-User", account)
+    with pytest.raises(ApiException) as refused:
+        client.AdmissionregistrationV1Api(api).read_mutating_webhook_configuration("spillway")
+    assert refused.value.status == 403
 
 
 def test_the_operator_cannot_touch_a_foreign_config_map(as_operator: client.CoreV1Api) -> None:

@@ -81,6 +81,34 @@ def test_pod_is_equal_but_for_the_annotation(kube: Kube, namespace: str, pool: s
     assert skipped["metadata"]["annotations"] == {"spillway.dev/skipped": reason}
 
 
+def test_of_two_pools_that_name_one_user_the_later_is_refused(kube: Kube, namespace: str) -> None:
+    sidecar = {"resources": {"requests": {"cpu": "50m"}}, "securityContext": {"runAsUser": 41001}}
+    for name in ("named-a", "named-b"):
+        kube.apply(make_pool(namespace, name=name, sidecar=sidecar))
+    made = sorted(
+        (kube.pool(namespace, name)["metadata"] for name in ("named-a", "named-b")),
+        key=lambda metadata: (str(metadata["creationTimestamp"]), metadata["uid"]),
+    )
+    holder, late = (metadata["name"] for metadata in made)
+    try:
+        refusal = wait_for(
+            "the later pool to be refused",
+            lambda: (c := kube.condition(namespace, "ConfigValid", late)) and c["status"] == "False" and c,
+            60,
+        )
+        assert refusal["reason"] == "RunAsUserTaken"
+        assert "runAsUser" in refusal["message"] and "41001" in refusal["message"]
+        assert holder not in refusal["message"]
+        skipped, injected = (admitted(kube, bare_pod(namespace, name)) for name in (late, holder))
+        assert plain(skipped) == plain(admitted(kube, bare_pod(namespace, None)))
+        assert annotation(skipped, "spillway.dev/skipped") == "pool-invalid"
+        (ours,) = [c for c in injected["spec"]["initContainers"] if c["name"] == "spillway"]
+        assert ours["securityContext"]["runAsUser"] == 41001
+    finally:
+        for name in (holder, late):
+            kube.delete("spillway.dev/v1alpha1", "KVCachePool", name, namespace)
+
+
 def test_kubectl_says_why_a_pod_was_skipped(kube: Kube, namespace: str, transcript: Transcript) -> None:
     started(kube, namespace, "absent", "orphan")
     transcript.check("15-pool-absent", namespace, "absent")

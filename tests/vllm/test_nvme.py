@@ -57,6 +57,9 @@ def test_new_pod_loads_from_the_disk_of_the_last(
     metrics = engine.ask("metrics")
     assert metrics["prompt_tokens_by_source/external_kv_transfer"] == 768 * len(SEEDS)
     assert metrics["prompt_tokens_cached_by_source/disk"] == 768 * len(SEEDS)
+    counters = engine.ask("facts")["counters"]
+    assert counters["loaded_nvme_tokens"] == counters["looked_up_tokens"] == 768 * len(SEEDS)
+    assert counters["loaded_dram_tokens"] == counters["loaded_other_tokens"] == 0
     engine.close()
     pod.close()
 
@@ -75,6 +78,8 @@ def test_damaged_chunks_are_recomputed_and_counted(
     for seed in SEEDS:
         assert engine.ask("generate", prompt=prompt(seed))["tokens"] == before.cold_tokens[seed]
     assert engine.external_tokens() == 0
+    counters = engine.ask("facts")["counters"]
+    assert (counters["looked_up_tokens"], counters["loaded_nvme_tokens"]) == (768 * len(SEEDS), 0)
     wait_for(
         "the damage to be counted",
         lambda: pod.metric("spillway_quarantined_chunks_total", 'reason="corrupt_payload"') >= len(SEEDS),

@@ -25,7 +25,8 @@ from spillway_operator.api.spec import (
     SidecarSpec,
     Tiers,
 )
-from spillway_operator.api.status import Condition, DiskStatus, Member, PodCounts, PoolStatus, TierStatus
+from spillway_operator.api.status import Condition, DiskStatus, HitStatus, Member, PodCounts, PoolStatus, TierStatus
+from spillway_operator.api.users import UserClaim, claim_user, find_user_fault, pool_user
 
 __all__ = [
     "Allowed",
@@ -35,6 +36,7 @@ __all__ = [
     "EngineSpec",
     "EphemeralVolume",
     "Fault",
+    "HitStatus",
     "HostPathVolume",
     "KVCachePool",
     "Member",
@@ -49,9 +51,13 @@ __all__ = [
     "SkipReason",
     "TierStatus",
     "Tiers",
+    "UserClaim",
+    "claim_user",
     "find_fault",
     "find_host_path_fault",
+    "find_user_fault",
     "image_repository",
     "parse_pool",
+    "pool_user",
     "sidecar_image",
 ]

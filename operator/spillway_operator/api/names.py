@@ -14,6 +14,12 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 CRD_NAME: Final = f"{PLURAL}.{GROUP}"
 MAX_POOL_NAME_LENGTH: Final = 52
 
+# The path that the API server calls is this and a token, which the webhook finds in files of that prefix.
+INJECT_PATH: Final = "/inject"
+INJECT_TOKEN_PREFIX: Final = "inject-token-"
+# The API server takes nothing for part of a path that could not stand in a DNS name.
+INJECT_TOKEN_PATTERN: Final = "[0-9a-f]{64}"
+
 POOL_LABEL: Final = "spillway.dev/pool"
 INJECT_LABEL: Final = "spillway.dev/inject"
 REVISION_LABEL: Final = "spillway.dev/revision"
@@ -51,7 +57,12 @@ CLIENT_PYTHONPATH: Final = f"{CLIENT_PATH}/current"
 DISK_COMMAND: Final = ("python3", "-m", "spillway.daemon.own_disk", NVME_PATH)
 CLIENT_INSTALL_COMMAND: Final = ("/usr/local/bin/spillway-client-install", CLIENT_PATH)
 
+# The sidecar's user inside a pod's own user namespace, which has 65536 of them, and the group of what it writes.
 SIDECAR_UID: Final = 65532
+LAST_NAMESPACED_USER: Final = 65535
+# Users of pools that name none; who names one names one below.
+FIRST_DERIVED_USER: Final = 2**30
+LAST_DERIVED_USER: Final = 2**31 - 2
 
 
 def pool_folder(host_path: str, namespace: str, pool_uid: str) -> str:

@@ -73,6 +73,8 @@ class Reason(StrEnum):
     """spec.sidecar.image is in no repository that the administrator allowed."""
     HOST_PATH_NOT_ALLOWED = "HostPathNotAllowed"
     """spec.tiers.nvme.volume.hostPath.path is no path that the administrator allowed."""
+    RUN_AS_USER_TAKEN = "RunAsUserTaken"
+    """spec.sidecar.securityContext.runAsUser is the user id of a pool that was made before."""
     STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
     """spec.tiers.nvme.volume.ephemeral.storageClassName does not exist."""
     CONFIG_MAP_TAKEN = "ConfigMapTaken"

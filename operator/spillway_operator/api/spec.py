@@ -13,7 +13,7 @@ from pydantic import Field
 from spillway.config import DirectMode, LogLevel, VolumeType
 
 from spillway_operator.api.model import ApiModel, rules
-from spillway_operator.api.names import SIDECAR_UID
+from spillway_operator.api.names import FIRST_DERIVED_USER, SIDECAR_UID
 from spillway_operator.api.quantity import (
     BytesQuantity,
     CpuQuantity,
@@ -81,7 +81,21 @@ class SeLinuxOptions(ApiModel):
 class SidecarSecurity(ApiModel):
     """The part of the security context that a pool may choose; the rest always meets Pod Security level restricted."""
 
-    run_as_user: int = Field(default=SIDECAR_UID, ge=1, le=2**31 - 1, description="User id of the sidecar; never root.")
+    # Else a pool that was made early could take the user of one that was made since.
+    model_config = rules(
+        (
+            "!has(self.runAsUser) || (has(oldSelf.runAsUser) && self.runAsUser == oldSelf.runAsUser)",
+            "securityContext.runAsUser must not be set or changed later, or a pool could take another's user: remove it, "
+            "or make a new pool and change the label of the pods to it",
+        )
+    )
+
+    run_as_user: int | None = Field(
+        default=None,
+        ge=1,
+        le=FIRST_DERIVED_USER - 1,
+        description="User id of the sidecar; never root, and of no other pool in the cluster. Absent: one of the pool's own.",
+    )
     run_as_group: int = Field(default=SIDECAR_UID, ge=0, le=2**31 - 1, description="Group id of the sidecar.")
     se_linux_options: SeLinuxOptions | None = Field(default=None, description="SELinux label of the sidecar.")
 

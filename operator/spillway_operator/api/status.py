@@ -17,6 +17,8 @@ MAX_MEMBERS = 20
 
 Timestamp = Annotated[datetime, PlainSerializer(lambda moment: moment.strftime("%Y-%m-%dT%H:%M:%SZ"), return_type=str)]
 
+Share = Annotated[str, Field(pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$", max_length=8)]
+
 
 class Condition(ApiModel):
     """One aspect of the pool's state."""
@@ -46,13 +48,22 @@ class TierStatus(ApiModel):
     capacity: BytesQuantity | None = Field(default=None, description="Bytes that the sidecars offer.")
     used: BytesQuantity | None = Field(default=None, description="Bytes in use.")
     chunks: int | None = Field(default=None, ge=0, description="Chunks that can be hit.")
-    hit_ratio: str | None = Field(
-        default=None,
-        pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$",
-        max_length=8,
-        description='Hits per lookup, "0.00" to "1.00".',
-    )
     observed_at: Timestamp | None = Field(default=None, description="When the sidecars were last read.")
+
+
+class HitStatus(ApiModel):
+    """What came from the cache of the prompt tokens that engines looked up, counted as it was loaded: "0.00" to "1.00".
+
+    Summed over the pool's sidecars since their pods' start, written as the tiers are.
+    """
+
+    ratio: Share = Field(description="Share that was loaded from any tier.")
+    dram: Share | None = Field(default=None, description="Share that was loaded from DRAM.")
+    nvme: Share | None = Field(default=None, description="Share that was loaded from NVMe.")
+    other: Share | None = Field(
+        default=None,
+        description="Share that came with a load without a chunk of its own, as what lies before an attention window.",
+    )
 
 
 class Member(ApiModel):
@@ -83,6 +94,7 @@ class PoolStatus(ApiModel):
     )
     pods: PodCounts | None = Field(default=None, description="Pods that carry the pool's label.")
     tiers: tuple[TierStatus, ...] = Field(default=(), description="The tiers.", json_schema_extra=map_list("name"))
+    hit: HitStatus | None = Field(default=None, description="What the cache served. Absent: nothing was looked up yet.")
     members: tuple[Member, ...] = Field(
         default=(), max_length=MAX_MEMBERS, description="The worst pods, 20 at most.", json_schema_extra=map_list("pod")
     )

@@ -2,7 +2,8 @@
 
 The CA (one year) and the leaf (90 days) are renewed when a third of their life is left. A new CA is first added to the
 caBundle beside the old one and signs leaves only from the next round on, so that at no moment a webhook replica serves
-a certificate that the API server does not trust. The private CA key never leaves its own Secret.
+a certificate that the API server does not trust. The private CA key never leaves its own Secret. The tokens of the webhook's
+path (inject_tokens.py) stand beside the leaf and are renewed with it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ from spillway_operator.controller.client import (
     ApiServer,
     FieldManager,
     Manifest,
+)
+from spillway_operator.controller.inject_tokens import (
+    InjectToken,
+    called_word,
+    parse_tokens,
+    render_tokens,
+    renew_tokens,
+    token_to_call,
 )
 from spillway_operator.metrics import CERTIFICATE_EXPIRY
 
@@ -125,41 +134,81 @@ def is_whole(pair: Pair) -> bool:
         return False
 
 
-async def ensure_webhook_trust(api: ApiServer, namespace: str, configuration: str, dns_names: tuple[str, ...]) -> None:
-    """Make or renew CA and leaf where needed, and put the caBundle into the webhook configuration. Quiet at rest."""
-    now = datetime.now(UTC)
+async def ensure_webhook_trust(
+    api: ApiServer, namespace: str, configuration: str, dns_names: tuple[str, ...], now: datetime | None = None
+) -> None:
+    """Make or renew CA, leaf and tokens where needed; put caBundle and path into the webhook configuration. Quiet at rest."""
+    now = now or datetime.now(UTC).replace(microsecond=0)
+    observed = await api.get(WEBHOOK_CONFIGURATIONS, configuration)
+    if observed is None:
+        log.warning("webhook configuration is missing, pods start without a sidecar", name=configuration)
     stored = _parse_authority(await api.get(SECRETS, CA_SECRET, namespace))
     authority = renew_authority(stored, now)
     if authority is not stored:
         await api.apply(_build_ca_secret(authority, namespace), SECRETS, FieldManager.CERTIFICATES)
         log.info("webhook CA made", namespace=namespace)
-    await _ensure_bundle(api, configuration, authority)  # before the leaf: trust first, then serve
-    leaf = _parse_leaf(await api.get(SECRETS, SERVING_SECRET, namespace))
+    if observed is not None:  # before the leaf: trust first, then serve
+        await _ensure_bundle(api, observed, authority)
+    tokens = await _ensure_serving_secret(api, namespace, authority, dns_names, _called_word(observed), now)
+    if observed is not None:  # after the Secret: admit first, then call
+        await _ensure_path(api, observed, token_to_call(tokens, now))
+
+
+async def _ensure_serving_secret(
+    api: ApiServer,
+    namespace: str,
+    authority: Authority,
+    dns_names: tuple[str, ...],
+    called: str | None,
+    now: datetime,
+) -> tuple[InjectToken, ...]:
+    secret = await api.get(SECRETS, SERVING_SECRET, namespace)
+    stored, leaf = parse_tokens(_decode(secret)), _parse_leaf(secret)
     signer = authority.signer(now)
-    if leaf is None or not leaf_serves(leaf, signer, dns_names, now):
+    serves = leaf_serves(leaf, signer, dns_names, now)
+    tokens = renew_tokens(stored, called, now, rotates=not serves)
+    if leaf is None or not serves:
         leaf = make_leaf(signer, dns_names, now)
-        await api.apply(_build_serving_secret(leaf, authority, namespace), SECRETS, FieldManager.CERTIFICATES)
         log.info("webhook certificate made", namespace=namespace)
+    if not serves or tokens != stored:
+        manifest = _build_serving_secret(leaf, authority, tokens, namespace)
+        await api.apply(manifest, SECRETS, FieldManager.CERTIFICATES)
     CERTIFICATE_EXPIRY.set(leaf.parsed.not_valid_after_utc.timestamp())
+    return tokens
 
 
-async def _ensure_bundle(api: ApiServer, configuration: str, authority: Authority) -> None:
-    observed = await api.get(WEBHOOK_CONFIGURATIONS, configuration)
-    if observed is None:
-        log.warning("webhook configuration is missing, pods start without a sidecar", name=configuration)
-        return
+def _called_word(observed: Manifest | None) -> str | None:
+    """The token that the API server calls; None where its webhooks have none in common."""
+    configs = [webhook.get("clientConfig") or {} for webhook in (observed or {}).get("webhooks") or []]
+    words = {called_word((config.get("service") or {}).get("path")) for config in configs}
+    return words.pop() if len(words) == 1 else None
+
+
+async def _ensure_bundle(api: ApiServer, observed: Manifest, authority: Authority) -> None:
     wanted = base64.b64encode(authority.bundle).decode()
-    webhooks = observed.get("webhooks") or []
-    if all((w.get("clientConfig") or {}).get("caBundle") == wanted for w in webhooks):
+    if all((w.get("clientConfig") or {}).get("caBundle") == wanted for w in observed.get("webhooks") or []):
         return
-    patch: Manifest = {
+    patch = _build_patch(observed, {"caBundle": wanted})
+    await api.apply(patch, WEBHOOK_CONFIGURATIONS, FieldManager.CERTIFICATES)
+    log.info("webhook caBundle patched", name=observed["metadata"]["name"])
+
+
+async def _ensure_path(api: ApiServer, observed: Manifest, token: InjectToken) -> None:
+    configs = [webhook.get("clientConfig") or {} for webhook in observed.get("webhooks") or []]
+    if all((config.get("service") or {}).get("path") == token.path for config in configs):
+        return
+    patch = _build_patch(observed, {"service": {"path": token.path}})
+    await api.apply(patch, WEBHOOK_CONFIGURATIONS, FieldManager.INJECT_PATH)
+    log.info("webhook path patched", name=observed["metadata"]["name"])
+
+
+def _build_patch(observed: Manifest, client_config: Manifest) -> Manifest:
+    return {
         "apiVersion": WEBHOOK_CONFIGURATIONS.api_version,
         "kind": WEBHOOK_CONFIGURATIONS.kind,
-        "metadata": {"name": configuration, "uid": observed["metadata"]["uid"]},
-        "webhooks": [{"name": w["name"], "clientConfig": {"caBundle": wanted}} for w in webhooks],
+        "metadata": {"name": observed["metadata"]["name"], "uid": observed["metadata"]["uid"]},
+        "webhooks": [{"name": w["name"], "clientConfig": client_config} for w in observed.get("webhooks") or []],
     }
-    await api.apply(patch, WEBHOOK_CONFIGURATIONS, FieldManager.CERTIFICATES)
-    log.info("webhook caBundle patched", name=configuration)
 
 
 def _certificate(
@@ -233,8 +282,10 @@ def _build_ca_secret(authority: Authority, namespace: str) -> Manifest:
     return _secret(CA_SECRET, "Opaque", namespace, data)
 
 
-def _build_serving_secret(leaf: Pair, authority: Authority, namespace: str) -> Manifest:
-    data = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": authority.bundle}
+def _build_serving_secret(
+    leaf: Pair, authority: Authority, tokens: tuple[InjectToken, ...], namespace: str
+) -> Manifest:
+    data = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": authority.bundle, **render_tokens(tokens)}
     return _secret(SERVING_SECRET, "kubernetes.io/tls", namespace, data)
 
 

@@ -37,6 +37,7 @@ class FieldManager(StrEnum):
     FINALIZER = "spillway-finalizer"
     CHILDREN = "spillway-children"
     CERTIFICATES = "spillway-certificates"
+    INJECT_PATH = "spillway-inject-path"
     STATUS_KEYS = "spillway-status-keys"
     UNINSTALL = "spillway-uninstall"
 

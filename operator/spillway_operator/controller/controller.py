@@ -12,13 +12,14 @@ from typing import Any
 
 import structlog
 
+from spillway_operator.api import claim_user
 from spillway_operator.api.names import POOL_LABEL
 from spillway_operator.controller.certificates import ensure_webhook_trust
 from spillway_operator.controller.client import CONFIG_MAPS, PODS, POOLS, ApiError, ApiServer
 from spillway_operator.controller.deletion import PoolDeletion
 from spillway_operator.controller.disk import DiskCleaner
 from spillway_operator.controller.members import MemberReader
-from spillway_operator.controller.observed import Observed, PoolKey
+from spillway_operator.controller.observed import Observed, PoolKey, key_of
 from spillway_operator.controller.reconcile import Reconciler
 from spillway_operator.controller.settings import WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE, OperatorSettings
 from spillway_operator.controller.skips import SkipReporter
@@ -79,7 +80,15 @@ class Controller:
         """Take one watch event of a pool."""
         self._note(self.see_pool, event)
         is_gone = event["type"] == "DELETED"
-        self._add((self._observed.drop_pool if is_gone else self._observed.put_pool)(event["object"]))
+        # A pool that goes gives its user to the next one, and a pool that comes may have been made before its holder. Of those
+        # that want one user no others change: whoever makes a thousand of them costs a thousand looks, not a million.
+        known = self._observed.claim(key_of(event["object"]))
+        users = {claim_user(event["object"]).user, *(() if known is None else (known.user,))}
+        before = {self._observed.user_holder(user) for user in users}
+        key = (self._observed.drop_pool if is_gone else self._observed.put_pool)(event["object"])
+        for touched in {key, *before, *map(self._observed.user_holder, users)}:
+            if touched is not None:
+                self._add(touched)
 
     def see_config_map(self, event: Event) -> None:
         """Take one watch event of a pool's ConfigMap."""

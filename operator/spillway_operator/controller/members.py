@@ -46,21 +46,29 @@ class MemberCondition(_Report):
 
 
 class TierReport(_Report):
-    """One tier of one pod; bytes, and hits among lookups since the sidecar's start."""
+    """One tier of one pod, in bytes."""
 
     name: str = Field(max_length=32)
     capacity_bytes: int = Field(ge=0, le=MAX_TIER_BYTES)
     used_bytes: int = Field(ge=0, le=MAX_TIER_BYTES)
     chunks: int = Field(ge=0, le=MAX_COUNT)
-    hits: int = Field(default=0, ge=0, le=MAX_COUNT)
-    lookups: int = Field(default=0, ge=0, le=MAX_COUNT)
     percent_of_device: int | None = Field(default=None, ge=0, le=MAX_COUNT)
+
+
+class TokenReport(_Report):
+    """Prompt tokens since the pod's start: those that were looked up, and of them those that were loaded, by tier."""
+
+    looked_up: int = Field(ge=0, le=MAX_COUNT)
+    dram: int = Field(default=0, ge=0, le=MAX_COUNT)
+    nvme: int = Field(default=0, ge=0, le=MAX_COUNT)
+    other: int = Field(default=0, ge=0, le=MAX_COUNT)
 
 
 class MemberReport(_Report):
     """One sidecar's answer. `engines_attached_ever` tells a pod whose engine never came from one whose engine left."""
 
     tiers: tuple[TierReport, ...] = Field(default=(), max_length=MAX_ITEMS)
+    tokens: TokenReport | None = None
     conditions: tuple[MemberCondition, ...] = Field(default=(), max_length=MAX_ITEMS)
     engines_attached: int = Field(default=0, ge=0, le=MAX_COUNT)
     engines_attached_ever: int = Field(default=0, ge=0, le=MAX_COUNT)

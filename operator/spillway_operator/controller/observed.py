@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from spillway_operator.api import SkipReason
+from spillway_operator.api import SkipReason, UserClaim, claim_user
 from spillway_operator.api.names import (
     INJECT_LABEL,
     POOL_LABEL,
@@ -151,6 +151,8 @@ class Observed:
 
     def __init__(self) -> None:
         self._pools: dict[PoolKey, dict[str, Any]] = {}
+        self._claims: dict[PoolKey, UserClaim] = {}
+        self._claims_of_user: dict[int, dict[PoolKey, UserClaim]] = {}
         self._config_maps: dict[PoolKey, dict[str, Any]] = {}
         self._pods: dict[PoolKey, dict[str, PodView]] = {}
         self._key_of_pod: dict[str, PoolKey] = {}
@@ -161,6 +163,15 @@ class Observed:
 
     def pools(self) -> list[PoolKey]:
         return list(self._pools)
+
+    def claim(self, key: PoolKey) -> UserClaim | None:
+        """The pool's claim to a user id."""
+        return self._claims.get(key)
+
+    def user_holder(self, user: int) -> PoolKey | None:
+        """The pool whose claim to the user id is the first."""
+        claims = self._claims_of_user.get(user, {})
+        return min(claims, key=claims.__getitem__, default=None)
 
     def pods(self, key: PoolKey) -> list[PodView]:
         """The pods of one pool, by name."""
@@ -187,14 +198,27 @@ class Observed:
         key = key_of(body)
         if not _is_older(body, self._pools.get(key)):
             self._pools[key] = _slim(body)
+            self._withdraw_claim(key)
+            claim = self._claims[key] = claim_user(body)
+            self._claims_of_user.setdefault(claim.user, {})[key] = claim
             POOLS.set(len(self._pools))
         return key
 
     def drop_pool(self, body: Mapping[str, Any]) -> PoolKey:
         key = key_of(body)
         self._pools.pop(key, None)
+        self._withdraw_claim(key)
         POOLS.set(len(self._pools))
         return key
+
+    def _withdraw_claim(self, key: PoolKey) -> None:
+        claim = self._claims.pop(key, None)
+        if claim is None:
+            return
+        claims = self._claims_of_user[claim.user]
+        del claims[key]
+        if not claims:
+            del self._claims_of_user[claim.user]
 
     def put_config_map(self, body: Mapping[str, Any]) -> PoolKey:
         key = PoolKey(body["metadata"]["namespace"], body["metadata"]["labels"][POOL_LABEL])
@@ -248,7 +272,10 @@ class Observed:
     ) -> set[PoolKey]:
         """Take a full list as the truth; returns every key that exists now or existed before."""
         touched = set(self._pools) | set(self._pods) | set(self._config_maps)
-        for known in (self._pools, self._pods, self._config_maps, self._key_of_pod, self._uid_of_name):
+        self._pools.clear()
+        self._claims.clear()
+        self._claims_of_user.clear()
+        for known in (self._pods, self._config_maps, self._key_of_pod, self._uid_of_name):
             known.clear()
         touched.update(self.put_pool(pool) for pool in pools)
         touched.update(self.put_config_map(config_map) for config_map in config_maps)

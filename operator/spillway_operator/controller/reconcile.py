@@ -14,7 +14,16 @@ import structlog
 from pydantic import ValidationError
 from spillway.config import ConfigError
 
-from spillway_operator.api import Fault, KVCachePool, PoolStatus, Reason, find_fault, parse_pool, sidecar_image
+from spillway_operator.api import (
+    Fault,
+    KVCachePool,
+    PoolStatus,
+    Reason,
+    find_fault,
+    find_user_fault,
+    parse_pool,
+    sidecar_image,
+)
 from spillway_operator.api.pool import Metadata
 from spillway_operator.controller.client import (
     CONFIG_MAPS,
@@ -103,7 +112,8 @@ class Reconciler:
         except ApiError as error:
             failed.append(error)
             config_map_problem = ""
-        fault = find_fault(pool, self.settings.allowed) or await self._storage_class_fault(pool)
+        fault = find_fault(pool, self.settings.allowed) or self._user_fault(key)
+        fault = fault or await self._storage_class_fault(pool)
         facts = self._facts(key, metadata, pool, fault, config_map_problem)
         again_seconds = await self._report(metadata, facts, previous, nodes)
         if config_map_problem or (fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND):
@@ -178,6 +188,12 @@ class Reconciler:
         self.observed.put_config_map(applied)
         log.info("config map applied", namespace=key.namespace, pool=key.name)
         return ""
+
+    def _user_fault(self, key: PoolKey) -> Fault | None:
+        claim = self.observed.claim(key)
+        holder = None if claim is None else self.observed.user_holder(claim.user)
+        held = None if holder is None else self.observed.claim(holder)
+        return None if claim is None or held is None else find_user_fault(claim, [held])
 
     async def _storage_class_fault(self, pool: KVCachePool) -> Fault | None:
         nvme = pool.spec.tiers.nvme

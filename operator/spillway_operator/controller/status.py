@@ -13,7 +13,7 @@ from spillway_operator.api.status import MAX_MEMBERS, ConditionType
 from spillway_operator.controller.client import Manifest
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.facts import Facts, MemberState
-from spillway_operator.controller.tiers import build_tiers, seconds_until_write
+from spillway_operator.controller.tiers import build_hit, build_tiers, seconds_until_write
 
 SAID_BY_SIDECARS: Final[tuple[ConditionType, ...]] = ("StorageProvisioned", "Degraded")
 
@@ -37,11 +37,12 @@ def build_status(
 
     While sidecars are unread after this process began, what only they can say stays as it was: a restart is no news of a pool.
     """
-    tiers = build_tiers(observation for _, observation in facts.observations)
+    observations = [observation for _, observation in facts.observations]
+    tiers, hit = build_tiers(observations), build_hit(observations)
     now_members = tuple(_build_member(member) for member in members[:MAX_MEMBERS])
     if facts.unread:
         verdicts = {**verdicts, **_as_before(verdicts, previous)}
-        tiers = previous.tiers
+        tiers, hit = previous.tiers, previous.hit
         if {member.pod for member in now_members} == {member.pod for member in previous.members}:
             now_members = previous.members
     return PoolStatus(
@@ -50,6 +51,7 @@ def build_status(
         pods=count_pods(facts),
         # Until somebody reports the last figures stay, as old as they say.
         tiers=tiers or previous.tiers,
+        hit=hit if tiers else previous.hit,
         members=now_members,
         disk=DiskStatus(nodes=tuple(sorted(disk_nodes))) if disk_nodes else None,
         sidecar_revision=facts.revision or None,
@@ -81,7 +83,7 @@ def decide_write(previous: PoolStatus, current: PoolStatus, facts: Facts) -> Sta
     """Fast facts at once, slow facts at the pace of tiers.py, nothing where nothing differs."""
     if _fast(previous) != _fast(current):
         return StatusWrite(current)
-    wait_seconds = seconds_until_write(previous.tiers, current.tiers, facts.now)
+    wait_seconds = seconds_until_write(previous, current, facts.now)
     if wait_seconds is None:
         return StatusWrite(None)
     return StatusWrite(current) if wait_seconds == 0 else StatusWrite(None, wait_seconds)
@@ -98,7 +100,8 @@ def build_status_manifest(metadata: Metadata, status: PoolStatus) -> Manifest:
 
 
 def _fast(status: PoolStatus) -> PoolStatus:
-    return status.model_copy(update={"tiers": (), "conditions": tuple(sorted(status.conditions, key=lambda c: c.type))})
+    conditions = tuple(sorted(status.conditions, key=lambda c: c.type))
+    return status.model_copy(update={"tiers": (), "hit": None, "conditions": conditions})
 
 
 def _build_member(member: MemberState) -> Member:

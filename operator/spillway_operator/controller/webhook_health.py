@@ -18,6 +18,7 @@ from spillway_operator.controller.client import (
     ApiServer,
     Manifest,
 )
+from spillway_operator.controller.inject_tokens import called_word
 
 LOOK_EVERY_SECONDS = 10.0
 
@@ -64,6 +65,8 @@ class WebhookHealth:
         webhooks = configuration.get("webhooks") or []
         if not webhooks or not all((w.get("clientConfig") or {}).get("caBundle") for w in webhooks):
             return f"MutatingWebhookConfiguration {self.configuration} has no caBundle yet"
+        if not all(called_word(w["clientConfig"].get("service", {}).get("path")) for w in webhooks):
+            return f"MutatingWebhookConfiguration {self.configuration} has no path with a token yet"
         selector = f"kubernetes.io/service-name={self.service}"
         slices = await self.api.list(ENDPOINT_SLICES, self.namespace, label_selector=selector)
         if not any(_has_ready_endpoint(part) for part in slices):

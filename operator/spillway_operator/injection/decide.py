@@ -57,6 +57,11 @@ def check_pool_allowed(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None
     return Skip(SkipReason.POOL_INVALID, fault.message) if fault else None
 
 
+def check_user_free(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
+    """The pool's user is another pool's."""
+    return Skip(SkipReason.POOL_INVALID, facts.user_fault.message) if facts.user_fault else None
+
+
 def check_pool_valid(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
     """The operator found the pool invalid, and the pool has not changed since."""
     condition = pool.status.condition("ConfigValid")
@@ -155,6 +160,7 @@ def check_limit_ranges(pod: Pod, plan: Plan, facts: Facts) -> Skip | None:
 POD_CHECKS: tuple[PodCheck, ...] = (
     check_pool_stays,
     check_pool_allowed,
+    check_user_free,
     check_pool_valid,
     check_host_ipc,
     check_linux,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spillway_operator.api import Allowed, KVCachePool, SkipReason
+from spillway_operator.api import Allowed, Fault, KVCachePool, SkipReason
 
 Pod = dict[str, Any]
 Container = dict[str, Any]
@@ -17,12 +17,14 @@ class Facts:
     """The cluster as the webhook saw it when the pod was admitted.
 
     pool: the pool that the pod's label names, None if there is none. pool_fault: why it could not be read, if it could not.
+    user_fault: why its sidecars may not run under its user, which another pool may have.
     limit_ranges: the LimitRange objects of the namespace. status_public_keys: raw Ed25519 keys in base64.
     """
 
     pool: KVCachePool | None
     allowed: Allowed
     pool_fault: str = ""
+    user_fault: Fault | None = None
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     limit_ranges: tuple[Mapping[str, Any], ...] = ()
     status_public_keys: tuple[str, ...] = ()

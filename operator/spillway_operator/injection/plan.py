@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from spillway.config import SidecarConfig
 
-from spillway_operator.api import KVCachePool, NvmeTier, sidecar_image
+from spillway_operator.api import KVCachePool, NvmeTier, names, pool_user, sidecar_image
 from spillway_operator.injection.engine import find_engine
 from spillway_operator.injection.facts import Container, Facts, Pod, Skip
 from spillway_operator.injection.qos import is_guaranteed
@@ -23,6 +23,7 @@ class Plan:
     pull_policy: str
     config: SidecarConfig
     engine_index: int
+    user: int
     guaranteed: bool
     sizing: Sizing
 
@@ -51,6 +52,15 @@ def build_plan(pod: Pod, pool: KVCachePool, facts: Facts) -> Plan | Skip:
         pull_policy=facts.pull_policy,
         config=config,
         engine_index=engine_index,
+        user=_user(pod, pool),
         guaranteed=guaranteed,
         sizing=size_sidecar(pool.spec.sidecar, config, guaranteed=guaranteed),
     )
+
+
+def _user(pod: Pod, pool: KVCachePool) -> int:
+    """The pool's user, but in a pod with a user namespace of its own: the kubelet gives it ids that no other pod has."""
+    user = pool_user(pool)
+    if pod["spec"].get("hostUsers") is False and user > names.LAST_NAMESPACED_USER:
+        return names.SIDECAR_UID
+    return user

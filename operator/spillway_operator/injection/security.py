@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from spillway_operator.api import SidecarSpec
+from spillway_operator.injection.plan import Plan
 
 
-def build_security_context(sidecar: SidecarSpec) -> dict[str, Any]:
+def build_security_context(plan: Plan) -> dict[str, Any]:
     """A container security context with the pool's user, group and SELinux label."""
-    chosen = sidecar.security_context
+    chosen = plan.pool.spec.sidecar.security_context
     context: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": True,
-        "runAsUser": chosen.run_as_user,
+        "runAsUser": plan.user,
         "runAsGroup": chosen.run_as_group,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
@@ -28,10 +28,10 @@ def build_security_context(sidecar: SidecarSpec) -> dict[str, Any]:
     return context
 
 
-def build_disk_security_context(sidecar: SidecarSpec) -> dict[str, Any]:
+def build_disk_security_context(plan: Plan) -> dict[str, Any]:
     """That of spillway-disk: root, with the right to change owners and no other."""
     return {
-        **build_security_context(sidecar),
+        **build_security_context(plan),
         "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
         "runAsNonRoot": False,
         "runAsUser": 0,

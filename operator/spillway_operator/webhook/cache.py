@@ -7,8 +7,9 @@ state in place: an old answer is better than none, because none would start the 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import structlog
@@ -48,6 +49,10 @@ class WatchCache(Generic[Entry]):
     def within(self, namespace: str) -> tuple[Entry, ...]:
         """All objects of a namespace."""
         return tuple(self._entries.get(namespace, {}).values())
+
+    def entries(self) -> Iterator[Entry]:
+        """All objects."""
+        return itertools.chain.from_iterable(siblings.values() for siblings in self._entries.values())
 
     def put(self, manifest: Manifest) -> Entry:
         """Take in an object."""

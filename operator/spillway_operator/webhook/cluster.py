@@ -11,28 +11,33 @@ from dataclasses import dataclass
 
 from spillway.config import ConfigError
 
-from spillway_operator.api import KVCachePool, parse_pool
+from spillway_operator.api import Fault, KVCachePool, UserClaim, claim_user, find_user_fault, parse_pool
 from spillway_operator.injection import Facts
-from spillway_operator.webhook.api_server import LIMIT_RANGES, NAMESPACES, POOLS, ApiServer, Manifest
+from spillway_operator.webhook.api_server import LIMIT_RANGES, NAMESPACES, POOLS, ApiServer, ApiServerError, Manifest
 from spillway_operator.webhook.cache import WatchCache
 from spillway_operator.webhook.files import StatusKeys
 from spillway_operator.webhook.metrics import LIVE_READS
 from spillway_operator.webhook.settings import WebhookSettings
 
+# A watch is milliseconds behind; the API server waits 5 s for us.
+CATCH_UP_SECONDS = 2.0
+CATCH_UP_LOOK_SECONDS = 0.02
+
 
 @dataclass(frozen=True)
 class KnownPool:
-    """A pool as the models read it, or why they could not."""
+    """A pool as the models read it, or why they could not, and the user that it claims; nothing where there is none."""
 
-    pool: KVCachePool | None
+    pool: KVCachePool | None = None
     fault: str = ""
+    claim: UserClaim | None = None
 
 
 def _project_pool(manifest: Manifest) -> KnownPool:
     try:
-        return KnownPool(parse_pool(manifest))
+        return KnownPool(parse_pool(manifest), claim=claim_user(manifest))
     except ConfigError as error:
-        return KnownPool(None, str(error))
+        return KnownPool(fault=str(error), claim=claim_user(manifest))
 
 
 def _project_labels(manifest: Manifest) -> Mapping[str, str]:
@@ -73,6 +78,7 @@ class Cluster:
         return Facts(
             pool=known.pool,
             pool_fault=known.fault,
+            user_fault=self._user_fault(known),
             allowed=self._settings.allowed,
             namespace_labels=labels,
             limit_ranges=self._limit_ranges.within(namespace),
@@ -83,11 +89,30 @@ class Cluster:
     async def _pool(self, namespace: str, name: str) -> KnownPool:
         known = self._pools.find(name, namespace)
         if known is not None or not name:
-            return known or KnownPool(None)
+            return known or KnownPool()
         LIVE_READS.labels(POOLS.plural).inc()
         manifest = await self._api.get(POOLS, name, namespace)
         # Not put into the cache: an older answer must not overwrite what the watch may tell meanwhile.
-        return KnownPool(None) if manifest is None else _project_pool(manifest)
+        found = KnownPool() if manifest is None else _project_pool(manifest)
+        if found.claim is not None and found.claim.named:
+            await self._catch_up(name, namespace)
+        return found
+
+    async def _catch_up(self, name: str, namespace: str) -> None:
+        """Wait until the watch tells of that pool: then it has told of all that were made before, whose user it may name."""
+        try:
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                while self._pools.find(name, namespace) is None:
+                    await asyncio.sleep(CATCH_UP_LOOK_SECONDS)
+        except TimeoutError as error:
+            raise ApiServerError(
+                f"the watch of pools did not tell of {namespace}/{name} in {CATCH_UP_SECONDS} s"
+            ) from error
+
+    def _user_fault(self, known: KnownPool) -> Fault | None:
+        if known.claim is None:
+            return None
+        return find_user_fault(known.claim, (other.claim for other in self._pools.entries() if other.claim is not None))
 
     async def _labels(self, namespace: str) -> Mapping[str, str]:
         known = self._namespaces.find(namespace)

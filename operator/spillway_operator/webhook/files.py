@@ -1,4 +1,4 @@
-"""What is mounted into the webhook and changes while it runs: its certificate and the status keys.
+"""What is mounted into the webhook and changes while it runs: its certificate, the tokens of its path and the status keys.
 
 The kubelet swaps a symbolic link when it projects a new version, so a changed file is told by its resolved path and time.
 """
@@ -6,13 +6,17 @@ The kubelet swaps a symbolic link when it projects a new version, so a changed f
 from __future__ import annotations
 
 import asyncio
+import hmac
+import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
-from spillway.config import PublicKey
+from spillway.config import ConfigError, PublicKey
+
+from spillway_operator.api.names import INJECT_TOKEN_PATTERN, INJECT_TOKEN_PREFIX
 
 POLL_SECONDS = 5.0
 # More than two never stand side by side; SidecarConfig takes four.
@@ -30,6 +34,15 @@ class ServingCertificate:
         self._seen: object = None
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    def demand_clients_of(self, authority: Path) -> None:
+        """From now on shake hands only with whoever has a certificate that `authority` (PEM) signed. Raises ConfigError."""
+        try:
+            self.context.load_verify_locations(authority)
+        except OSError as error:  # ssl.SSLError is one
+            problem = f"{authority} holds no certificate that can be read: {error}"
+            raise ConfigError("webhook.clientCA", problem, "set it to the CA's certificate in PEM") from error
+        self.context.verify_mode = ssl.CERT_REQUIRED
 
     @property
     def loaded(self) -> bool:
@@ -49,6 +62,39 @@ class ServingCertificate:
             return
         self._seen = seen
         log.info("certificate loaded")
+
+
+class InjectTokens:
+    """The tokens that open /inject: the last word of each file of that prefix, in the certificate's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._admitted: tuple[bytes, ...] = ()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a token is known."""
+        return bool(self._admitted)
+
+    def admits(self, word: str) -> bool:
+        """Whether `word` is a token. How long it takes says nothing of how much of one it has."""
+        given = word.encode("utf-8", "replace")
+        matches = [hmac.compare_digest(given, token) for token in self._admitted]
+        return any(matches)
+
+    def refresh(self) -> None:
+        """Read the folder. Where it holds no token, what was admitted stays: the API server still calls it."""
+        try:
+            files = sorted(path for path in self._folder.glob(f"{INJECT_TOKEN_PREFIX}*") if path.is_file())
+            words = [path.read_text(encoding="ascii").split()[-1:] for path in files]
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("tokens not read", reason=str(error))
+            return
+        found = tuple(word.encode() for line in words for word in line if re.fullmatch(INJECT_TOKEN_PATTERN, word))
+        if not found or found == self._admitted:
+            return
+        self._admitted = found
+        log.info("tokens read", count=len(found))
 
 
 class StatusKeys:

@@ -19,6 +19,9 @@ ERRORS = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+STRANGERS = Counter(
+    "spillway_webhook_strangers", "Requests to /inject without a token of it, answered 404.", registry=REGISTRY
+)
 REVIEW_SECONDS = Histogram(
     "spillway_webhook_review_seconds",
     "Duration of one review, the reads it waited for included.",

@@ -1,4 +1,7 @@
-"""The two listeners: /inject over TLS for the API server, /healthz, /readyz and /metrics in plain HTTP for everybody else."""
+"""The two listeners: /inject over TLS for the API server, /healthz, /readyz and /metrics in plain HTTP for everybody else.
+
+What /inject answers holds a pool's uid and paths, so it answers whoever knows the token that only the API server is told.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import structlog
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from spillway_operator.api.names import INJECT_PATH
 from spillway_operator.webhook.api_server import Access, ApiServer
 from spillway_operator.webhook.cluster import Cluster
-from spillway_operator.webhook.files import POLL_SECONDS, ServingCertificate, StatusKeys, poll
-from spillway_operator.webhook.metrics import REGISTRY
+from spillway_operator.webhook.files import POLL_SECONDS, InjectTokens, ServingCertificate, StatusKeys, poll
+from spillway_operator.webhook.metrics import REGISTRY, STRANGERS
 from spillway_operator.webhook.review import UnreadableReview, answer
 from spillway_operator.webhook.settings import WebhookSettings
 
@@ -28,19 +32,20 @@ log = structlog.get_logger()
 class Server:
     """The running webhook: where it listens and what it knows."""
 
-    def __init__(self, cluster: Cluster, certificate: ServingCertificate) -> None:
+    def __init__(self, cluster: Cluster, certificate: ServingCertificate, tokens: InjectTokens) -> None:
         self._cluster = cluster
         self._certificate = certificate
+        self._tokens = tokens
 
     @property
     def ready(self) -> bool:
         """Whether it can answer as well as it ever will."""
-        return self._cluster.ready and self._certificate.loaded
+        return self._cluster.ready and self._certificate.loaded and self._tokens.loaded
 
     def build_admission(self) -> web.Application:
         """The application behind TLS."""
         application = web.Application(client_max_size=MAX_REVIEW_BYTES)
-        application.router.add_post("/inject", self._inject)
+        application.router.add_post(f"{INJECT_PATH}/{{token}}", self._inject)
         return application
 
     def build_observation(self) -> web.Application:
@@ -52,6 +57,9 @@ class Server:
         return application
 
     async def _inject(self, request: web.Request) -> web.Response:
+        if not self._tokens.admits(request.match_info["token"]):
+            STRANGERS.inc()
+            raise web.HTTPNotFound
         try:
             return web.json_response(await answer(await request.read(), self._cluster.gather))
         except UnreadableReview as error:
@@ -63,7 +71,7 @@ class Server:
     async def _readyz(self, request: web.Request) -> web.Response:
         if self.ready:
             return web.Response(text="ok")
-        return web.Response(text="caches, certificate or keys missing", status=503)
+        return web.Response(text="caches, certificate, tokens or keys missing", status=503)
 
 
 @contextlib.asynccontextmanager
@@ -75,18 +83,22 @@ async def serve(
     `poll_seconds` is how often mounted files are looked at.
     """
     certificate, keys = ServingCertificate(settings.tls_dir), StatusKeys(settings.status_keys_dir)
+    tokens = InjectTokens(settings.tls_dir)
+    if settings.client_ca_file is not None:
+        certificate.demand_clients_of(settings.client_ca_file)
     async with ApiServer(access) as api, asyncio.TaskGroup() as tasks:
         cluster = Cluster(api, settings, keys)
-        server = Server(cluster, certificate)
+        server = Server(cluster, certificate, tokens)
         background = [
             tasks.create_task(cluster.follow()),
-            tasks.create_task(poll(certificate.refresh, keys.refresh, seconds=poll_seconds)),
+            tasks.create_task(poll(certificate.refresh, tokens.refresh, keys.refresh, seconds=poll_seconds)),
         ]
         async with contextlib.AsyncExitStack() as stack:
             http_port = await _listen(stack, server.build_observation(), settings.http_port)
             while not certificate.loaded:
                 await asyncio.sleep(CERTIFICATE_WAIT_SECONDS)
                 certificate.refresh()
+            tokens.refresh()
             port = await _listen(stack, server.build_admission(), settings.port, certificate)
             log.info("webhook serves", port=port, http_port=http_port)
             yield port, http_port

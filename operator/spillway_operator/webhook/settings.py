@@ -17,7 +17,11 @@ class WebhookSettings(SharedSettings):
         default=8080, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics. 0: any free one."
     )
     tls_dir: Path = Field(
-        default=Path("/etc/spillway/tls"), description="Folder with tls.crt and tls.key; read again when changed."
+        default=Path("/etc/spillway/tls"),
+        description="Folder with tls.crt, tls.key and inject-token-*; read again when changed.",
+    )
+    client_ca_file: Path | None = Field(
+        default=None, description="PEM of the CA of whom /inject demands a client certificate. Absent: it demands none."
     )
     status_keys_dir: Path = Field(
         default=Path("/etc/spillway/status-keys"),

@@ -8,7 +8,7 @@ from spillway.client.announcements import Change
 from spillway.client.gate import Gate
 from spillway.client.identity import IdentityUnknown, canonical_digest, weights_digest
 from spillway.client.link import Link, RankLink
-from spillway.client.records import Group, StoreOffer, Verdict
+from spillway.client.records import Group, LoadTokens, StoreOffer, Verdict
 from spillway.client.session import Session
 from spillway.client.settings import ClientSettings, SettingsError, read_settings
 
@@ -19,6 +19,7 @@ __all__ = [
     "Group",
     "IdentityUnknown",
     "Link",
+    "LoadTokens",
     "RankLink",
     "Session",
     "SettingsError",

@@ -27,6 +27,18 @@ class Group:
 
 
 @dataclass(frozen=True)
+class LoadTokens:
+    """Prompt tokens that a request gets by a load, by the tier that their chunks came from.
+
+    other: no chunk of their own, as what lies before an attention window.
+    """
+
+    dram: int = 0
+    nvme: int = 0
+    other: int = 0
+
+
+@dataclass(frozen=True)
 class StoreOffer:
     """A chunk that the engine could store: its key, its group and the token position where it ends."""
 

@@ -20,7 +20,7 @@ from spillway.client.gate import Gate
 from spillway.client.ledger import Ledger
 from spillway.client.link import GroupGeometry, Link
 from spillway.client.plan import PENDING, Plan, Wanted, select
-from spillway.client.records import Group, StoreOffer, Verdict
+from spillway.client.records import Group, LoadTokens, StoreOffer, Verdict
 
 PENDING_SECONDS: Final = 0.05
 # A wait that no estimate bounds; the engine has not prefilled enough yet to know better.
@@ -42,6 +42,8 @@ class _Request:
     denied: bool = False
     storing: bool = True
     counted: bool = False
+    looked_up_tokens: int = 0  # by the newest lookup
+    load: LoadTokens | None = None
     hole_token: int | None = None
     starved_seconds: float = 0.0
     starved_at: float | None = None  # the newest offer, where that found no slot
@@ -116,7 +118,7 @@ class Session:
         request = self._requests.setdefault(request_id, _Request())
         attachment = self._usable()
         if attachment is None or request.denied:
-            request.hits = _NO_KEYS
+            request.hits, request.looked_up_tokens = _NO_KEYS, 0
             return Verdict.GO
         if request.plan is not None and self._wait(request, request.plan, attachment):
             return Verdict.WAIT
@@ -180,7 +182,7 @@ class Session:
         request = self._requests.get(request_id)
         return request is not None and key in request.promoted
 
-    def claim(self, request_id: str, keys: Sequence[bytes], tokens: int) -> tuple[tuple[int, ...], bytes] | None:
+    def claim(self, request_id: str, keys: Sequence[bytes]) -> tuple[tuple[int, ...], bytes] | None:
         """Pin chunks that are hits in this step: (tickets, int32 slots). None: not all are any more; nothing is pinned then."""
         request = self._requests.setdefault(request_id, _Request())
         attachment = self._usable()
@@ -199,16 +201,35 @@ class Session:
         self._unsent_tickets.extend((request_id, ticket) for ticket in tickets)
         self._drop_plan(request)
         attachment.count(_core.COUNT_LOADED_CHUNKS, len(keys))
-        attachment.count(_core.COUNT_LOADED_TOKENS, tokens)
         return tuple(tickets), b"".join(slots)
 
-    def scheduled(self, request_id: str) -> None:
-        """The engine gave the request its blocks: its plan is spent, and a later return makes a new one."""
+    def scheduled(self, request_id: str, load: LoadTokens | None = None) -> None:
+        """The engine gave the request its blocks, and awaits `load`: its plan is spent, and a later return makes a new one.
+
+        Here and not at the lookup the tokens are counted that were looked up: one that waits is looked up again and again, and
+        what it finds on the device meanwhile grows.
+        """
         request = self._requests.get(request_id)
-        if request is not None:
-            self._drop_plan(request)
-            request.settled = False
-            request.pending_until = None
+        if request is None:
+            return
+        self._drop_plan(request)
+        request.settled = False
+        request.pending_until = None
+        request.load = load or request.load
+        attachment = self._link.attachment()
+        if attachment is not None:
+            attachment.count(_core.COUNT_LOOKED_UP_TOKENS, request.looked_up_tokens)
+        request.looked_up_tokens = 0
+
+    def loaded(self, request_id: str) -> None:
+        """The load that the request was scheduled with is over and good on every rank."""
+        request, attachment = self._requests.get(request_id), self._link.attachment()
+        if request is None or request.load is None or attachment is None:
+            return
+        attachment.count(_core.COUNT_LOADED_DRAM_TOKENS, request.load.dram)
+        attachment.count(_core.COUNT_LOADED_NVME_TOKENS, request.load.nvme)
+        attachment.count(_core.COUNT_LOADED_OTHER_TOKENS, request.load.other)
+        request.load = None
 
     def deny(self, request_id: str) -> None:
         """A load of this request failed: its chunks are misses until it ends, or it would be asked to load them for ever."""
@@ -216,7 +237,7 @@ class Session:
         attachment = self._link.attachment()
         self._drop_plan(request)
         request.denied = True
-        request.hits = _NO_KEYS
+        request.hits, request.load = _NO_KEYS, None
         if attachment is not None:
             attachment.count(_core.COUNT_LOAD_FAILURES, 1)
 
@@ -249,6 +270,12 @@ class Session:
             group.keys[computed_tokens // group.chunk_tokens : -(-total_tokens // group.chunk_tokens)]
             for group in groups
         ]
+        # A load ends with a chunk of every group, so what is beyond their last whole ones could never come.
+        ends = [
+            (computed_tokens // group.chunk_tokens + len(group_keys)) * group.chunk_tokens
+            for group, group_keys in zip(groups, keys, strict=True)
+        ]
+        request.looked_up_tokens = max(min(ends, default=0) - computed_tokens, 0)
         answers = attachment.lookup(b"".join(key for group_keys in keys for key in group_keys))
         if not request.counted:
             request.counted = True

@@ -78,6 +78,20 @@ METRICS: tuple[Declared, ...] = (
         _counters(hit="hit_keys", nvme="nvme_keys", miss="miss_keys"),
     ),
     Declared(
+        "spillway_looked_up_tokens",
+        "counter",
+        "Prompt tokens that engines looked up when they scheduled a request, beyond what they had on the device.",
+        "",
+        lambda seen: {"": seen.counters.get("looked_up_tokens", 0)},
+    ),
+    Declared(
+        "spillway_loaded_tokens",
+        "counter",
+        "Of those, the tokens that loads brought, by the tier that their chunks came from.",
+        "tier",
+        _counters(dram="loaded_dram_tokens", nvme="loaded_nvme_tokens", other="loaded_other_tokens"),
+    ),
+    Declared(
         "spillway_moved_chunks",
         "counter",
         "Chunks that engines stored and loaded.",

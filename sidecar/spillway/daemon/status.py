@@ -10,7 +10,7 @@ from spillway import _core
 from spillway.config import SidecarConfig
 from spillway.daemon.metrics import RESTARTS_ENV
 from spillway.daemon.snapshot import Snapshot
-from spillway.status import DaemonStatus, EngineStatus, NvmeStatus, SidecarStatus, TierStatus
+from spillway.status import DaemonStatus, EngineStatus, NvmeStatus, SidecarStatus, TierStatus, TokenCounts
 
 POD_NAME_ENV: Final = "POD_NAME"
 
@@ -41,6 +41,7 @@ class StatusBuilder:
             revision=self._config.revision,
             daemon=self._daemon,
             tiers=self._tiers(seen) if seen.stats else (),
+            tokens=_tokens(seen) if seen.stats else None,
             engines=engines,
             engines_attached=sum(engine.alive for engine in engines),
             engines_attached_ever=seen.engines_attached_ever,
@@ -51,23 +52,29 @@ class StatusBuilder:
         )
 
     def _tiers(self, seen: Snapshot) -> tuple[TierStatus, ...]:
-        """NVMe is asked only for what DRAM does not have, so its lookups are DRAM's misses. A tier that is off is absent."""
-        looked_up, hits = seen.counters["lookup_keys"], seen.counters["hit_keys"]
-        found = [_tier("dram", seen.stats, hits, looked_up)]
+        """A tier that is off is absent."""
+        found = [_tier("dram", seen.stats)]
         if self._config.nvme is not None and seen.stats["nvme"]["state"] != _core.NVME_OFF:
-            found.append(_tier("nvme", seen.stats, seen.counters["nvme_keys"], max(looked_up - hits, 0)))
+            found.append(_tier("nvme", seen.stats))
         return tuple(found)
 
 
-def _tier(name: Literal["dram", "nvme"], stats: dict[str, Any], hits: int, lookups: int) -> TierStatus:
+def _tokens(seen: Snapshot) -> TokenCounts:
+    return TokenCounts(
+        looked_up=seen.counters["looked_up_tokens"],
+        dram=seen.counters["loaded_dram_tokens"],
+        nvme=seen.counters["loaded_nvme_tokens"],
+        other=seen.counters["loaded_other_tokens"],
+    )
+
+
+def _tier(name: Literal["dram", "nvme"], stats: dict[str, Any]) -> TierStatus:
     figures = stats["tiers"][name]
     return TierStatus(
         name=name,
         capacity_bytes=figures["capacity_bytes"],
         used_bytes=figures["bytes"],
         chunks=figures["chunks"],
-        hits=hits,
-        lookups=lookups,
     )
 
 

@@ -33,12 +33,12 @@ _VOLATILE = (
     (r"(Revision: +|\"revision\":\")[0-9a-f]{12}\b", r"\1<revision>"),
     (r"(Used: +)[1-9]\S*", r"\1<used>"),
     (r"(Chunks: +)[1-9]\S*", r"\1<chunks>"),
-    (r"(Hit Ratio: +)\S+", r"\1<ratio>"),
+    (r"((?:Dram|Nvme|Ratio): +)[01]\.\d\d\b", r"\1<ratio>"),
     (r"[\d.]+ [KMGT]iB are free", "<free> are free"),
 )
 # What the API server and its clients keep for themselves, and what the person wrote: the specification.
 _DROPPED = re.compile(r"^(Labels|Annotations|API Version|Kind|Metadata|Spec):.*\n(?:[ ]+.*\n)*", re.MULTILINE)
-_COLUMNS = {"DRAM": "<used>", "NVME": "<used>", "HIT RATIO": "<ratio>", "AGE": "<age>", "Age": "<age>"}
+_COLUMNS = {"DRAM": "<used>", "NVME": "<used>", "HIT": "<ratio>", "AGE": "<age>", "Age": "<age>"}
 
 
 def normalise(text: str) -> str:

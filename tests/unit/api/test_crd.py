@@ -69,10 +69,12 @@ def test_columns_come_from_status_or_metadata() -> None:
         "Pods",
         "DRAM",
         "NVMe",
-        "Hit ratio",
+        "Hit",
         "Degraded",
         "Age",
     ]
+    wide = [c["name"] for c in columns if c.get("priority")]
+    assert wide == ["Hit DRAM", "Hit NVMe", "Hit other", "Revision", "Outdated", "Reason"]
     assert all(c["jsonPath"].startswith((".status.", ".metadata.")) for c in columns)
 
 

@@ -74,6 +74,26 @@ def test_defaults_are_stored_and_are_the_models_own(kube: Kube) -> None:
     assert parse_pool(stored).spec == ours
 
 
+def test_named_user_can_be_given_up(kube: Kube) -> None:
+    """The way out for a pool whose user is another's; run-as-user-*.yaml have what is refused."""
+    pool: dict[str, Any] = {
+        "apiVersion": "spillway.dev/v1alpha1",
+        "kind": "KVCachePool",
+        "metadata": {"name": "named", "namespace": NAMESPACE},
+        "spec": {"tiers": {"dram": {"capacity": "1Gi"}}, "sidecar": {"securityContext": {"runAsUser": 1000}}},
+    }
+    kube.apply(pool)
+    kube.patch(
+        "spillway.dev/v1alpha1",
+        "KVCachePool",
+        "named",
+        NAMESPACE,
+        {"spec": {"sidecar": {"securityContext": {"runAsUser": None}}}},
+    )
+    stored = kube.get("spillway.dev/v1alpha1", "KVCachePool", "named", NAMESPACE)
+    assert stored is not None and "runAsUser" not in stored["spec"]["sidecar"]["securityContext"]
+
+
 def test_volume_type_can_be_changed_until_data_outlives_the_pods(kube: Kube) -> None:
     """No stored default stands in the way of another type; HostPath, once chosen, stays (see host-path-left.yaml)."""
 

@@ -108,6 +108,28 @@ def test_the_ca_bundle_is_never_rendered(render: Callable[..., str]) -> None:
     assert "caBundle:" not in render()
 
 
+def test_the_path_that_only_the_api_server_is_told_is_never_rendered(manifests: list[Manifest]) -> None:
+    (webhook,) = find(manifests, "MutatingWebhookConfiguration", settings.WEBHOOK_CONFIGURATION)["webhooks"]
+    assert set(webhook["clientConfig"]["service"]) == {"name", "namespace", "port"}
+
+
+def test_a_client_ca_reaches_the_webhook(render: Callable[..., str], manifests: list[Manifest]) -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n"
+    rendered = [m for m in yaml.safe_load_all(render(f"webhook.clientCA={pem}")) if m]
+    name = "spillway-webhook-client-ca"
+    assert find(rendered, "ConfigMap", name)["data"]["ca.crt"].strip() == pem.strip()
+    template = find(rendered, "Deployment", "spillway-webhook")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (path,) = [v["value"] for v in container["env"] if v["name"] == "SPILLWAY_CLIENT_CA_FILE"]
+    (mount,) = [m for m in container["volumeMounts"] if path.startswith(m["mountPath"] + "/")]
+    (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == mount["name"]]
+    assert volume["configMap"] == {"name": name}
+    assert template["metadata"]["annotations"], "a replica reads it at its start only, so a change makes a new one"
+    assert not [m for m in manifests if m["metadata"]["name"] == name]
+    with pytest.raises(subprocess.CalledProcessError):
+        render("webhook.clientCA=/etc/ca.crt")
+
+
 def test_the_webhook_survives_the_loss_of_a_node(manifests: list[Manifest]) -> None:
     deployment = find(manifests, "Deployment", "spillway-webhook")
     assert deployment["spec"]["replicas"] == 2

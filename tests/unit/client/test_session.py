@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from spillway import _core
-from spillway.client import Link, RankLink, Verdict
+from spillway.client import Group, Link, LoadTokens, RankLink, Verdict
 from spillway.client.session import STARVED_SECONDS, STARVED_STEP_SECONDS, UNKNOWN_WAIT_SECONDS
 
 from tests.unit.client.conftest import CHUNK_TOKENS, Side
@@ -39,7 +39,7 @@ def test_stored_chunks_are_hits_that_can_be_claimed(side: Side) -> None:
     side.store("a", N)
     assert side.resolve("b", N) is Verdict.GO
     assert side.hits("b", N) == [True] * 4
-    claim = side.session.claim("b", [key_of(number) for number in N], 1024)
+    claim = side.session.claim("b", [key_of(number) for number in N])
     side.session.step_ended()
     assert claim is not None and len(claim[0]) == 1 and len(claim[1]) == 16
     assert side.attachment().open_tickets() == 1
@@ -52,7 +52,7 @@ def test_stored_chunks_are_hits_that_can_be_claimed(side: Side) -> None:
 def test_chunks_that_cannot_be_pinned_leave_no_ticket(side: Side) -> None:
     side.store("a", range(2))
     side.resolve("b", N)
-    assert side.session.claim("b", [key_of(number) for number in N], 1024) is None
+    assert side.session.claim("b", [key_of(number) for number in N]) is None
     assert side.attachment().open_tickets() == 0
     side.session.step_ended()
 
@@ -92,8 +92,55 @@ def test_request_waits_for_nvme_and_loads_what_came(side: Side) -> None:
     side.pod.until("the promotion", resolved)
     assert side.hits("b", N) == [True] * 4
     assert side.session.was_promoted("b", key_of(0))
-    assert side.session.claim("b", [key_of(number) for number in N], 1024) is not None
+    assert side.session.claim("b", [key_of(number) for number in N]) is not None
     side.session.step_ended()
+
+
+def tokens(side: Side) -> dict[str, int]:
+    names = ("looked_up", "loaded_dram", "loaded_nvme", "loaded_other")
+    return {name: side.counter(f"{name}_tokens") for name in names}
+
+
+def test_tokens_count_once_a_request_is_scheduled_and_its_load_is_good(side: Side) -> None:
+    side.store("a", N)
+    for _ in range(3):  # it waits for room on the device, and asks again
+        side.resolve("b", N)
+        side.session.step_ended()
+    assert tokens(side) == {"looked_up": 0, "loaded_dram": 0, "loaded_nvme": 0, "loaded_other": 0}
+    side.session.scheduled("b", LoadTokens(dram=256, nvme=512, other=128))
+    assert tokens(side) == {"looked_up": 1024, "loaded_dram": 0, "loaded_nvme": 0, "loaded_other": 0}
+    side.session.loaded("b")
+    side.session.scheduled("b")  # vLLM says so once more when the load is over
+    side.session.loaded("b")
+    assert tokens(side) == {"looked_up": 1024, "loaded_dram": 256, "loaded_nvme": 512, "loaded_other": 128}
+
+
+def test_what_a_failed_load_did_not_bring_is_looked_up_and_not_loaded(side: Side) -> None:
+    side.store("a", N)
+    side.resolve("b", N)
+    side.session.scheduled("b", LoadTokens(dram=1024))
+    side.session.deny("b")
+    side.session.loaded("b")
+    side.resolve("b", N)
+    side.session.scheduled("b")
+    assert tokens(side) == {"looked_up": 1024, "loaded_dram": 0, "loaded_nvme": 0, "loaded_other": 0}
+
+
+def test_preempted_request_that_returns_is_looked_up_and_loaded_again(side: Side) -> None:
+    side.store("a", N)
+    for _ in range(2):
+        side.resolve("b", N)
+        side.session.scheduled("b", LoadTokens(dram=1024))
+        side.session.loaded("b")
+    assert tokens(side) == {"looked_up": 2048, "loaded_dram": 2048, "loaded_nvme": 0, "loaded_other": 0}
+
+
+def test_what_the_device_has_and_what_fills_no_chunk_of_every_group_is_not_looked_up(side: Side) -> None:
+    keys = [key_of(number) for number in range(8)]
+    groups = [Group(keys[:4], 256, None), Group(keys[4:6], 512, None)]
+    side.session.resolve("b", groups, computed_tokens=300, total_tokens=1200)
+    side.session.scheduled("b")
+    assert tokens(side)["looked_up"] == 1024 - 300
 
 
 def test_stalled_promotion_offers_the_leading_part_and_stays_settled(side: Side) -> None:
@@ -205,7 +252,7 @@ def test_situation_is_equal_while_nothing_changes_and_hits_can_be_claimed_then(s
     side.session.step_ended()
     assert side.session.situation("b") == situation
     assert side.session.repeat("b") is Verdict.GO
-    assert side.session.claim("b", [key_of(number) for number in N], 1024) is not None
+    assert side.session.claim("b", [key_of(number) for number in N]) is not None
     side.session.step_ended()
 
     side.store("c", range(10, 12))
@@ -220,7 +267,7 @@ def test_burst_beyond_the_tickets_waits_for_the_first_loads_to_end(side: Side) -
     tickets: list[int] = []
     for number in range(_core.MAX_TICKETS):
         assert side.resolve(f"load-{number}", N) is Verdict.GO
-        claim = side.session.claim(f"load-{number}", keys, 1024)
+        claim = side.session.claim(f"load-{number}", keys)
         assert claim is not None
         tickets.extend(claim[0])
     side.session.sent()
@@ -231,7 +278,7 @@ def test_burst_beyond_the_tickets_waits_for_the_first_loads_to_end(side: Side) -
     side.pod.until("a ticket", lambda: side.attachment().open_tickets() < _core.MAX_TICKETS)
     assert side.resolve("late", N) is Verdict.GO
     assert side.hits("late", N) == [True] * 4
-    assert side.session.claim("late", keys, 1024) is not None
+    assert side.session.claim("late", keys) is not None
 
     assert side.resolve("later", N) is Verdict.WAIT
     side.clock.now += UNKNOWN_WAIT_SECONDS
@@ -245,7 +292,7 @@ def test_giving_up_keeps_no_pin_that_no_rank_knows_of(side: Side) -> None:
     side.demote(range(2, 4))
     assert side.resolve("waiting", N) is Verdict.WAIT
     side.resolve("claiming", range(2))
-    assert side.session.claim("claiming", [key_of(number) for number in range(2)], 512) is not None
+    assert side.session.claim("claiming", [key_of(number) for number in range(2)]) is not None
     assert side.attachment().open_tickets() == 2
 
     side.session.give_up()
@@ -259,7 +306,7 @@ def test_giving_up_keeps_no_pin_that_no_rank_knows_of(side: Side) -> None:
 def test_giving_up_leaves_a_claim_to_the_ranks_that_were_told_of_it(side: Side) -> None:
     side.store("a", N)
     side.resolve("b", N)
-    claim = side.session.claim("b", [key_of(number) for number in N], 1024)
+    claim = side.session.claim("b", [key_of(number) for number in N])
     side.session.sent()
     side.session.give_up()
     for _ in range(5):

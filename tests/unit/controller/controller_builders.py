@@ -8,7 +8,7 @@ from typing import Any
 
 from spillway_operator.api import KVCachePool, parse_pool
 from spillway_operator.controller.facts import Facts
-from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport
+from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport, TokenReport
 from spillway_operator.controller.observed import PodView, parse_pod
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -83,14 +83,18 @@ def make_observation(
     *conditions: MemberCondition,
     used_bytes: int = GIB // 2,
     chunks: int = 100,
-    hits: int = 50,
-    lookups: int = 100,
+    looked_up: int = 100,
+    loaded: int = 50,
     attached: int = 1,
     age_seconds: float = 0.0,
 ) -> Observation:
-    dram = TierReport(name="dram", capacity_bytes=GIB, used_bytes=used_bytes, chunks=chunks, hits=hits, lookups=lookups)
+    dram = TierReport(name="dram", capacity_bytes=GIB, used_bytes=used_bytes, chunks=chunks)
     report = MemberReport(
-        tiers=(dram,), conditions=conditions, engines_attached=attached, engines_attached_ever=attached
+        tiers=(dram,),
+        tokens=TokenReport(looked_up=looked_up, dram=loaded),
+        conditions=conditions,
+        engines_attached=attached,
+        engines_attached_ever=attached,
     )
     return Observation(report, NOW - timedelta(seconds=age_seconds))
 

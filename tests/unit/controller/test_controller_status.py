@@ -9,15 +9,16 @@ import pytest
 from controller_builders import GIB, NOW, make_facts, make_observation, make_pod, make_pool
 from hypothesis import given
 from hypothesis import strategies as st
-from spillway_operator.api import PoolStatus
+from spillway_operator.api import HitStatus, PoolStatus
 from spillway_operator.api.quantity import parse_bytes
 from spillway_operator.controller.conditions import decide_conditions
 from spillway_operator.controller.facts import Facts, decide_members
-from spillway_operator.controller.members import MemberCondition
+from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport, TokenReport
 from spillway_operator.controller.status import StatusWrite, build_status, build_status_manifest, decide_write
 from spillway_operator.controller.tiers import (
     LARGE_CHANGE_SECONDS,
     SLOW_SECONDS,
+    build_hit,
     build_tiers,
     round_bytes,
     seconds_until_write,
@@ -32,12 +33,12 @@ def status_of(facts: Facts, previous: PoolStatus | None = None) -> PoolStatus:
 @given(
     ready=st.lists(st.booleans(), max_size=4),
     used=st.integers(0, 2**42),
-    hits=st.integers(0, 1000),
+    loaded=st.integers(0, 1000),
     later=st.floats(0, 50),
 )
-def test_what_was_written_is_not_written_again(ready: list[bool], used: int, hits: int, later: float) -> None:
+def test_what_was_written_is_not_written_again(ready: list[bool], used: int, loaded: int, later: float) -> None:
     members = [
-        (make_pod(f"p{n}", ready=is_ready), make_observation(used_bytes=used, hits=hits, lookups=1000))
+        (make_pod(f"p{n}", ready=is_ready), make_observation(used_bytes=used, loaded=loaded, looked_up=1000))
         for n, is_ready in enumerate(ready)
     ]
     facts = make_facts(*members)
@@ -80,6 +81,10 @@ def test_tiers_stay_as_they_were_until_somebody_reports() -> None:
     assert status_of(make_facts()).tiers == ()
 
 
+def slow(*observations: Observation) -> PoolStatus:
+    return PoolStatus(tiers=build_tiers(observations), hit=build_hit(observations))
+
+
 def test_members_are_twenty_at_most() -> None:
     facts = make_facts(*[(make_pod(f"p{n:02}"), make_observation()) for n in range(25)])
     status = status_of(facts)
@@ -89,33 +94,58 @@ def test_members_are_twenty_at_most() -> None:
 
 
 def test_tiers_are_summed_over_the_sidecars() -> None:
-    (dram,) = build_tiers([make_observation(hits=1, lookups=4), None, make_observation(hits=3, lookups=4)])
-    assert (dram.name, dram.capacity, dram.used, dram.chunks, dram.hit_ratio) == ("dram", "2Gi", "1Gi", 200, "0.50")
+    (dram,) = build_tiers([make_observation(), None, make_observation()])
+    assert (dram.name, dram.capacity, dram.used, dram.chunks) == ("dram", "2Gi", "1Gi", 200)
 
 
-def test_no_lookup_is_no_ratio() -> None:
-    (dram,) = build_tiers([make_observation(hits=0, lookups=0)])
-    assert dram.hit_ratio is None
+def observe(tokens: TokenReport | None, *tiers: str) -> Observation:
+    reports = tuple(TierReport(name=name, capacity_bytes=GIB, used_bytes=0, chunks=0) for name in tiers)
+    return Observation(MemberReport(tiers=reports, tokens=tokens), NOW)
+
+
+def test_hit_is_what_was_loaded_from_any_tier_of_what_was_looked_up_over_all_sidecars() -> None:
+    from_nvme = observe(TokenReport(looked_up=3000, nvme=2700, other=30), "dram", "nvme")
+    from_dram = observe(TokenReport(looked_up=1000, dram=400), "dram", "nvme")
+    assert build_hit([from_nvme, None, from_dram]) == HitStatus(ratio="0.78", dram="0.10", nvme="0.68", other="0.01")
+    assert build_hit([from_nvme]) == HitStatus(ratio="0.91", dram="0.00", nvme="0.90", other="0.01")
+
+
+def test_tier_that_no_sidecar_has_has_no_share() -> None:
+    assert build_hit([observe(TokenReport(looked_up=10, dram=5), "dram")]) == HitStatus(ratio="0.50", dram="0.50")
+
+
+@pytest.mark.parametrize("tokens", [None, TokenReport(looked_up=0)], ids=["an older sidecar", "no lookup"])
+def test_no_lookup_is_no_ratio(tokens: TokenReport | None) -> None:
+    assert build_hit([observe(tokens, "dram"), None]) is None
+
+
+def test_hit_stays_as_it_was_until_somebody_reports() -> None:
+    before = status_of(make_facts((make_pod(), make_observation(loaded=80))))
+    assert before.hit == HitStatus(ratio="0.80", dram="0.80")
+    assert status_of(make_facts((make_pod(), None)), before).hit == before.hit
+    unread = make_facts((make_pod(), make_observation(loaded=10)), (make_pod("b"), None), just_begun=True)
+    assert status_of(unread, before).hit == before.hit
 
 
 def test_the_first_figures_are_written_at_once() -> None:
-    assert seconds_until_write((), build_tiers([make_observation()]), NOW) == 0.0
+    assert seconds_until_write(PoolStatus(), slow(make_observation()), NOW) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("used_bytes", "hits", "age_seconds", "wait_seconds"),
+    ("used_bytes", "loaded", "age_seconds", "wait_seconds"),
     [
         pytest.param(GIB // 2, 50, 1000, None, id="same figures: never"),
         pytest.param(GIB // 2 + 1, 50, 1000, None, id="same when rounded: never"),
         pytest.param(GIB // 2 + GIB // 50, 50, 100, SLOW_SECONDS - 100, id="a little: after five minutes"),
         pytest.param(GIB // 2 + GIB // 50, 50, 400, 0, id="a little, long ago: now"),
         pytest.param(GIB // 4, 50, 5, LARGE_CHANGE_SECONDS - 5, id="a lot of bytes: after 15 s"),
-        pytest.param(GIB // 2, 80, 20, 0, id="a lot of hits: now, as 15 s have passed"),
+        pytest.param(GIB // 2, 80, 20, 0, id="a lot more was loaded: now, as 15 s have passed"),
+        pytest.param(GIB // 2, 52, 20, SLOW_SECONDS - 20, id="a little more was loaded: after five minutes"),
     ],
 )
-def test_the_pace_of_slow_figures(used_bytes: int, hits: int, age_seconds: float, wait_seconds: float | None) -> None:
-    written = build_tiers([make_observation(age_seconds=age_seconds)])
-    current = build_tiers([make_observation(used_bytes=used_bytes, hits=hits)])
+def test_the_pace_of_slow_figures(used_bytes: int, loaded: int, age_seconds: float, wait_seconds: float | None) -> None:
+    written = slow(make_observation(age_seconds=age_seconds))
+    current = slow(make_observation(used_bytes=used_bytes, loaded=loaded))
     assert seconds_until_write(written, current, NOW) == wait_seconds
 
 

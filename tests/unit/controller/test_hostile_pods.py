@@ -20,10 +20,8 @@ SOUND = {"name": "dram", "capacity_bytes": 1, "used_bytes": 1, "chunks": 1}
 @pytest.mark.parametrize(
     "report",
     [
-        *(
-            {"tiers": [{**SOUND, field: 10**40}]}
-            for field in ("capacity_bytes", "used_bytes", "chunks", "hits", "lookups")
-        ),
+        *({"tiers": [{**SOUND, field: 10**40}]} for field in ("capacity_bytes", "used_bytes", "chunks")),
+        *({"tokens": {"looked_up": 1, field: 10**40}} for field in ("looked_up", "dram", "nvme", "other")),
         {"tiers": [SOUND] * 1000},
         {"conditions": [{"type": "Degraded", "reason": "X"}] * 1000},
         {"engines_attached_ever": 10**40},

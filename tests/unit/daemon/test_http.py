@@ -89,6 +89,8 @@ def test_operator_reads_what_the_sidecar_answers(daemon: Daemon) -> None:
     status, report = SidecarStatus.model_validate_json(answer), MemberReport.model_validate_json(answer)
     for told, read in zip(status.tiers, report.tiers, strict=True):
         assert read.model_dump(exclude={"percent_of_device"}) == told.model_dump()
+    assert status.tokens is not None and report.tokens is not None
+    assert report.tokens.model_dump() == status.tokens.model_dump()
     assert set(MemberReport.model_fields) <= set(SidecarStatus.model_fields)
 
 

@@ -35,6 +35,17 @@ def write_certificate(folder: Path, common_name: str) -> None:
     (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
+TOKEN = "0123456789abcdef" * 4
+
+
+def write_token(folder: Path, *words: str) -> None:
+    """Write tokens as the operator's Secret holds them, and no others."""
+    for path in folder.glob("inject-token-*"):
+        path.unlink()
+    for index, word in enumerate(words or (TOKEN,)):
+        (folder / f"inject-token-{index}").write_text(f"{1764000000 + index} {word}")
+
+
 def common_name(der: bytes) -> str:
     """The common name in a certificate as it came over the wire."""
     certificate = x509.load_der_x509_certificate(der)

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from certificates import write_certificate
+from certificates import TOKEN, write_certificate, write_token
 from reviews import make_pod, make_review
 from spillway_operator.api import parse_pool
 from spillway_operator.injection import Facts, inject
@@ -74,12 +74,13 @@ class Asker:
 @pytest.fixture
 async def webhook(kube: Kube, tmp_path: Path) -> AsyncIterator[Asker]:
     write_certificate(tmp_path / "tls", "webhook")
+    write_token(tmp_path / "tls")
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "current").write_text("EBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8=")
     settings = WebhookSettings(**SETTINGS, tls_dir=tmp_path / "tls", status_keys_dir=tmp_path / "keys")
     trust = ssl.create_default_context(cafile=str(tmp_path / "tls" / "tls.crt"))
     async with serve(settings, find_access()) as (port, http_port), aiohttp.ClientSession() as session:
-        asker = Asker(session, f"https://localhost:{port}/inject", f"http://localhost:{http_port}", trust)
+        asker = Asker(session, f"https://localhost:{port}/inject/{TOKEN}", f"http://localhost:{http_port}", trust)
         await until(asker.ready)
         yield asker
 

@@ -19,7 +19,7 @@ def mutate(pod: Pod, plan: Plan) -> None:
             "imagePullPolicy": plan.pull_policy,
             "command": list(names.CLIENT_INSTALL_COMMAND),
             "resources": CLIENT_SIZING.render(),
-            "securityContext": build_security_context(plan.pool.spec.sidecar),
+            "securityContext": build_security_context(plan),
             "volumeMounts": [{"name": names.CLIENT_VOLUME, "mountPath": names.CLIENT_PATH}, no_token()],
         }
     )

@@ -18,15 +18,15 @@ def mutate(pod: Pod, plan: Plan) -> None:
     """Append the container for a pool on hostPath."""
     if plan.nvme is None or plan.nvme.volume.host_path is None:
         return
-    chosen = plan.pool.spec.sidecar.security_context
+    group = plan.pool.spec.sidecar.security_context.run_as_group
     pod["spec"].setdefault("initContainers", []).append(
         {
             "name": names.DISK_CONTAINER,
             "image": plan.image,
             "imagePullPolicy": plan.pull_policy,
-            "command": [*names.DISK_COMMAND, str(chosen.run_as_user), str(chosen.run_as_group)],
+            "command": [*names.DISK_COMMAND, str(plan.user), str(group)],
             "resources": CLIENT_SIZING.render(),
-            "securityContext": build_disk_security_context(plan.pool.spec.sidecar),
+            "securityContext": build_disk_security_context(plan),
             "volumeMounts": [{"name": names.NVME_VOLUME, "mountPath": names.NVME_PATH}, no_token()],
         }
     )

@@ -29,7 +29,7 @@ def mutate(pod: Pod, plan: Plan) -> None:
         "restartPolicy": "Always",
         "env": [{"name": CONFIG_ENV, "value": plan.config.render()}, *map(_downward, _DOWNWARD)],
         "resources": plan.sizing.render(),
-        "securityContext": build_security_context(plan.pool.spec.sidecar),
+        "securityContext": build_security_context(plan),
         "volumeMounts": _build_mounts(plan),
     }
     if not pod["spec"].get("hostNetwork"):

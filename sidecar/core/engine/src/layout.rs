@@ -333,8 +333,11 @@ pub const COUNTERS: &[&str] = &[
     "stored_chunks",
     "gate_declined",
     "ring_full",
-    "loaded_tokens",
+    "looked_up_tokens",
     "fail_open",
+    "loaded_dram_tokens",
+    "loaded_nvme_tokens",
+    "loaded_other_tokens",
 ];
 const _: () = assert!(COUNTERS.len() <= 24);
 

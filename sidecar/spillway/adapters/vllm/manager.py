@@ -36,10 +36,9 @@ _MEDIUM: Final = {_core.HIT: Medium.CPU, _core.NVME: Medium.STORAGE}
 class SpillwayManager(OffloadingManager):
     """`groups`: vLLM's ids of the offloaded KV groups, in the order in which the control file numbers them."""
 
-    def __init__(self, session: Session, groups: tuple[int, ...], tokens_per_chunk: tuple[int, ...]) -> None:
+    def __init__(self, session: Session, groups: tuple[int, ...]) -> None:
         self._session = session
         self._position = {group_id: position for position, group_id in enumerate(groups)}
-        self._tokens_per_chunk = tokens_per_chunk
         self._excluded: set[str] = set()
         # Called while vLLM still knows where the offer began.
         self.on_cut: Callable[[str], None] = lambda _request_id: None
@@ -60,8 +59,7 @@ class SpillwayManager(OffloadingManager):
     def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
         ordered = list(keys)
         groups = [self._position[get_offload_group_idx(key)] for key in ordered]
-        tokens = max((groups.count(group) * self._tokens_per_chunk[group] for group in set(groups)), default=0)
-        claim = self._session.claim(req_context.req_id, ordered, tokens)
+        claim = self._session.claim(req_context.req_id, ordered)
         if claim is None:
             return SlotSpec(self._by_group(groups, [0] * len(groups)), lost=True)
         tickets, slots = claim

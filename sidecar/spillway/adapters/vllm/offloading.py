@@ -180,9 +180,7 @@ class SpillwayConnector(OffloadingConnector):
     def _after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         assert self._scheduler_side is not None
         super().update_state_after_alloc(request, blocks, num_external_tokens)
-        self._scheduler_side.session.scheduled(request.request_id)
-        if num_external_tokens:
-            self._scheduler_side.load_begun()
+        self._scheduler_side.scheduled(request, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> SpillwayMetadata:
         meta = self._guard(None, self._build_meta, scheduler_output) or SpillwayMetadata({}, {}, None)

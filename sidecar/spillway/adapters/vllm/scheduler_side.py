@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import OffloadingConnectorScheduler
+from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from spillway.adapters.vllm.fingerprint import RankFacts, describe, seal
 from spillway.adapters.vllm.manager import SpillwayManager
@@ -22,7 +23,7 @@ from spillway.adapters.vllm.setup import Setup
 from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata
 from spillway.adapters.vllm.spec import SpillwaySpec
 from spillway.adapters.vllm.weights import digest_loaded
-from spillway.client import Gate, Group, IdentityUnknown, Link, Session, Verdict
+from spillway.client import Gate, Group, IdentityUnknown, Link, LoadTokens, Session, Verdict
 from spillway.client.refusal import note_refusal
 
 log = logging.getLogger("vllm.spillway")
@@ -47,6 +48,7 @@ class _OncePerMinute(logging.Filter):
 
 @dataclass
 class _Job:
+    request_id: str
     ranks_left: int
     started: float
     keys: set[Any]
@@ -64,13 +66,12 @@ class SchedulerSide:
         config = setup.config
         self._ranks = config.parallel.world_size
         groups = tuple(group.group_id for group in config.groups)
-        tokens = tuple(group.tokens_per_block * config.cache.blocks_per_chunk for group in config.groups)
         self.link = Link(setup.settings.root, setup.incarnation, self._ranks, len(groups))
         self.gate = Gate(setup.vllm_config.scheduler_config.max_num_batched_tokens)
         events = setup.vllm_config.kv_events_config
         announces = events is not None and events.enable_kv_cache_events
         self.session = Session(self.link, self.gate, setup.settings.io_deadline_seconds, announces=announces)
-        self._manager = SpillwayManager(self.session, groups, tokens)
+        self._manager = SpillwayManager(self.session, groups)
         self.scheduler = SpillwayScheduler(
             SpillwaySpec(config, manager=self._manager), setup.vllm_config, setup.kv_cache_config, self.session
         )
@@ -211,8 +212,15 @@ class SchedulerSide:
             state.block_ids.clear()
         return (None, False) if self.session.repeat(request.request_id) is Verdict.WAIT else kept[1]
 
-    def load_begun(self) -> None:
-        """vLLM lets requests wait for chunks that another one loads, so its answers depend on which loads are under way."""
+    def scheduled(self, request: Any, external_tokens: int) -> None:
+        """vLLM gave the request its blocks, and waits for so many tokens of it to be loaded."""
+        if not external_tokens:
+            self.session.scheduled(request.request_id)
+            return
+        sources = self.scheduler.get_external_cache_hit_sources(request, external_tokens)
+        dram, nvme = sources.get(CacheHitSource.HOST, 0), sources.get(CacheHitSource.DISK, 0)
+        self.session.scheduled(request.request_id, LoadTokens(dram, nvme, external_tokens - dram - nvme))
+        # vLLM lets requests wait for chunks that another one loads, so its answers depend on which loads are under way.
         self._loads_begun_and_ended += 1
 
     def finished(self, request_id: str) -> None:
@@ -234,8 +242,10 @@ class SchedulerSide:
                 spec = transfer.dst_spec if store else transfer.src_spec
                 assert isinstance(spec, SlotSpec)
                 places = [(group, slot) for group, slots in enumerate(spec.slots) for slot in slots]
-                keys = self.scheduler._jobs[job_id].keys
-                jobs[job_id] = _Job(self._ranks, now, keys, places, store, self._payload_bytes(places))
+                known = self.scheduler._jobs[job_id]
+                jobs[job_id] = _Job(
+                    known.req_id, self._ranks, now, known.keys, places, store, self._payload_bytes(places)
+                )
         self._observe_step(scheduler_output)
         # From here on nothing fails: what counts as sent reaches the ranks.
         self._jobs.update(jobs)
@@ -271,6 +281,7 @@ class SchedulerSide:
             if not job.store:
                 self._loads_begun_and_ended += 1
                 if not job.failed:
+                    self.session.loaded(job.request_id)
                     self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
             elif job_id not in self.scheduler._jobs:
                 self.session.abandon(job.places)

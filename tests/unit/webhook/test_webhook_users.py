@@ -1,0 +1,76 @@
+"""The webhook tells by itself that a pool's user is another's: a pool of a moment ago must not reach that one's files."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from spillway_operator.api import Reason
+from spillway_operator.webhook import cluster as cluster_module
+from spillway_operator.webhook.api_server import ApiServer, ApiServerError, Kind, Manifest
+from spillway_operator.webhook.cluster import Cluster
+from spillway_operator.webhook.files import StatusKeys
+from spillway_operator.webhook.settings import WebhookSettings
+
+
+def make_pool(namespace: str, second: int, user: int | None = 1000) -> Manifest:
+    security = {} if user is None else {"runAsUser": user}
+    return {
+        "metadata": {
+            "name": "chat",
+            "namespace": namespace,
+            "uid": f"uid-{namespace}",
+            "creationTimestamp": f"2026-11-24T12:00:0{second}Z",
+        },
+        "spec": {"sidecar": {"securityContext": security}, "tiers": {"dram": {"capacity": "1Gi"}}},
+    }
+
+
+class Answers:
+    """An API server that has these pools, and has just sent no word of them by the watch."""
+
+    def __init__(self, *pools: Manifest) -> None:
+        self._pools = {pool["metadata"]["namespace"]: pool for pool in pools}
+
+    async def get(self, kind: Kind, name: str, namespace: str = "") -> Manifest | None:
+        return self._pools.get(namespace) if kind.plural == "kvcachepools" else {"metadata": {"name": name}}
+
+
+def make_cluster(*, watched: tuple[Manifest, ...], asked: tuple[Manifest, ...] = ()) -> Cluster:
+    settings = WebhookSettings(sidecar_image="registry.example/sidecar:1")
+    cluster = Cluster(cast(ApiServer, Answers(*asked)), settings, StatusKeys(Path("/nowhere")))
+    for pool in watched:
+        cluster._pools.put(pool)
+    return cluster
+
+
+def reason(fault: Any) -> Reason | None:
+    return None if fault is None else fault.reason
+
+
+async def test_later_pool_is_plain_and_the_earlier_is_not() -> None:
+    cluster = make_cluster(watched=(make_pool("early", 0), make_pool("late", 1), make_pool("apart", 2, 2000)))
+    found = {name: reason((await cluster.gather(name, "chat")).user_fault) for name in ("early", "late", "apart")}
+    assert found == {"early": None, "late": Reason.RUN_AS_USER_TAKEN, "apart": None}
+
+
+async def test_pool_that_the_watch_has_not_told_of_is_judged_once_it_has() -> None:
+    """Its own word says that every pool made before has been told of too; without it, whose user it names is not known."""
+    early, late = make_pool("early", 0), make_pool("late", 1)
+    cluster = make_cluster(watched=(), asked=(early, late))
+    judged = asyncio.create_task(cluster.gather("late", "chat"))
+    await asyncio.sleep(0)
+    cluster._pools.put(early)
+    cluster._pools.put(late)
+    assert reason((await judged).user_fault) is Reason.RUN_AS_USER_TAKEN
+
+
+async def test_pool_that_the_watch_does_not_tell_of_gives_no_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "CATCH_UP_SECONDS", 0.05)
+    cluster = make_cluster(watched=(), asked=(make_pool("late", 1), make_pool("own", 1, None)))
+    with pytest.raises(ApiServerError, match="watch of pools"):
+        await cluster.gather("late", "chat")
+    # One that names no user can take nobody's, and need not wait.
+    assert (await cluster.gather("own", "chat")).user_fault is None
