@@ -12,7 +12,7 @@ PY := $(RUN) python
 PARTS ?=
 PYTHON ?= python3
 
-.PHONY: help setup lint generate test test-unit test-rust test-engine test-gpu test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-rust test-engine test-gpu test-matrix test-soak judge-vllm test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -40,6 +40,15 @@ test-engine: setup ## A real vLLM engine in one process against a real sidecar d
 
 test-gpu: setup ## The copies on a real NVIDIA GPU, with the Python (PYTHON=...) that has torch and vLLM for it
 	@PYTHONPATH=.:sidecar $(PYTHON) -m pytest -c /dev/null --rootdir . -q tests/gpu && PYTHONPATH=.:sidecar $(PYTHON) bench/device_copy.py
+
+test-matrix: setup ## The engine tests on the other minors of vLLM that are entered; about ten minutes each
+	@bash tools/matrix.sh
+
+test-soak: setup ## The fuzz of KV tokens on a real engine with a dying daemon, SPILLWAY_FUZZ_SECONDS (600) for each of three engines
+	@bash tests/vllm/setup.sh && SPILLWAY_FUZZ_SECONDS=$${SPILLWAY_FUZZ_SECONDS:-600} $(PY) -m pytest tests/vllm/test_kv_fuzz.py -q -rP
+
+judge-vllm: setup ## vLLM's own tests of its offloading connector, of every minor that is entered, on Spillway's; fetched, not committed
+	@bash tests/vllm/setup.sh && PYTHONPATH=. $(PY) tests/judge/run.py
 
 test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
 	@$(PY) tools/test_parts.py e2e

@@ -353,6 +353,11 @@ class Engine:
                 self.core.engine_core.scheduler.kv_cache_manager.block_pool.reset_prefix_cache()
         return {"outputs": outputs, "refused": refused}
 
+    def fuzz_kv(self, seed: int, seconds: float, longest: int) -> dict[str, Any]:
+        import kv_fuzz
+
+        return kv_fuzz.run(self.llm, seed, seconds, longest)
+
     def shut_down(self) -> dict[str, Any]:
         """End the engine, not its process."""
         self.core.shutdown()

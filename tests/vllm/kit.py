@@ -22,6 +22,8 @@ import spillway
 
 HERE = Path(__file__).resolve().parent
 VERSION = "0.32.0"
+# Another version's Python on this one's operators: see `sources.py`.
+SOURCES = os.environ.get("SPILLWAY_VLLM_SOURCES")
 CACHE = Path(
     os.environ.get("SPILLWAY_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "spillway")
 )
@@ -185,7 +187,7 @@ class Engine:
             **pod.environment(),
             # vLLM compiles its log probabilities with torch, which wants a C++ compiler and Python's headers.
             "TORCHDYNAMO_DISABLE": "1",
-            "PYTHONPATH": str(pod.client),
+            "PYTHONPATH": os.pathsep.join([str(pod.client), *([SOURCES] if SOURCES else [])]),
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
@@ -223,7 +225,8 @@ class Engine:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": command, "with": arguments}).encode() + b"\n")
         self.process.stdin.flush()
-        return self._read(ANSWER_SECONDS)
+        # A command that says how long it goes on ends what it has begun after that.
+        return self._read(ANSWER_SECONDS + float(arguments.get("seconds", 0)))
 
     def external_tokens(self) -> int:
         return int(self.ask("metrics").get("prompt_tokens_by_source/external_kv_transfer", 0))

@@ -56,6 +56,7 @@ class _Job:
     begin: Callable[[], Begun]
     submitted: float
     urgent: bool
+    first: bool
     copy: Copy | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -76,13 +77,13 @@ class CopyThread:
         self._thread = threading.Thread(target=self._loop, name="spillway-copy", daemon=True)
         self._thread.start()
 
-    def submit(self, job_id: int, begin: Callable[[], Begun], *, urgent: bool = False) -> None:
+    def submit(self, job_id: int, begin: Callable[[], Begun], *, urgent: bool = False, first: bool = False) -> None:
         """`begin` runs on the thread; what it raises fails the job, so it raises before a byte can move.
 
         Jobs of one kind keep their order; urgent ones overtake the others, which vLLM allows: it waits for a store before it
-        hands the store's blocks to a load.
+        hands the store's blocks to a load. first: before the urgent ones too.
         """
-        job = _Job(job_id, begin, self._clock(), urgent)
+        job = _Job(job_id, begin, self._clock(), urgent, first)
         with self._wanted:
             self._queued[job_id] = job
             self._wanted.notify()
@@ -167,6 +168,8 @@ class CopyThread:
     def _next(self) -> _Job:
         others_turn = self._urgent_in_a_row >= URGENT_IN_A_ROW
         jobs = self._queued.values()
+        if (first := next((job for job in jobs if job.first), None)) is not None:
+            return first
         return next((job for job in jobs if job.urgent != others_turn), next(iter(jobs)))
 
     def _run(self, job: _Job) -> int | None:

@@ -7,7 +7,7 @@ reads that result. Requests with a LoRA adapter are left alone: vLLM's block has
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 from vllm.v1.kv_offload.base import (
     LoadStoreSpec,
@@ -23,13 +23,14 @@ from vllm.v1.kv_offload.base import (
     ScheduleEndContext,
     get_offload_group_idx,
 )
-from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from spillway import _core
+from spillway.adapters.vllm.compat import cache_hit_source
 from spillway.adapters.vllm.slots import SlotSpec
 from spillway.client import Session, StoreOffer
 from spillway.client.ledger import unpack_slots
 
+CacheHitSource: Final = cache_hit_source()
 _MEDIUM: Final = {_core.HIT: Medium.CPU, _core.NVME: Medium.STORAGE}
 
 
@@ -53,7 +54,7 @@ class SpillwayManager(OffloadingManager):
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
         return LookupResult.HIT if self._session.is_hit(req_context.req_id, key) else LookupResult.MISS
 
-    def get_load_source(self, key: OffloadKey, req_context: ReqContext) -> CacheHitSource:
+    def get_load_source(self, key: OffloadKey, req_context: ReqContext) -> Any:
         return CacheHitSource.DISK if self._session.was_promoted(req_context.req_id, key) else CacheHitSource.HOST
 
     def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:

@@ -280,6 +280,15 @@ class SpillwayConnector(OffloadingConnector):
             self._always(side.settle)
         return side.reports.take_results()
 
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        side = self._rank_side
+        if side is None:
+            return set()
+        self._guard(None, side.rank.collect)
+        if self._problem is not None:
+            self._always(side.settle)
+        return side.reports.take_unloaded()
+
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str], set[str]]:
         results = self.get_transfer_results(finished_req_ids)
         return results.finished_sending, results.finished_recving

@@ -12,15 +12,22 @@ from typing import Any, NamedTuple
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.worker import OffloadingConnectorWorker
+from vllm.v1.kv_offload.base import GPULoadStoreSpec
 
+from spillway.adapters.vllm.compat import ends_in_its_step
 from spillway.adapters.vllm.slots import SlotSpec, SpillwayMetadata, SpillwayWorkerMetadata
 
 
 class _Owed(NamedTuple):
-    """An open job. request_id: who waits for it (loads); tickets: what keeps its slots from being recycled."""
+    """An open job. request_id: who waits for it; tickets: what keeps its slots from being recycled.
 
-    request_id: str | None
+    blocks: of a load that its step computes on. Nobody waits for it, but when it fails the step computed on nothing.
+    """
+
+    request_id: str | None = None
+    load: bool = False
     tickets: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
 
 
 class JobReports:
@@ -36,6 +43,7 @@ class JobReports:
         self._newest: OffloadingConnectorMetadata | None = None
         self._results = KVConnectorTransferResults()
         self._meta = SpillwayWorkerMetadata()
+        self._unloaded: set[int] = set()
         self._inert: str | None = None
 
     def expect(self, metadata: OffloadingConnectorMetadata) -> None:
@@ -44,8 +52,14 @@ class JobReports:
             return
         self._newest = metadata
         for job_id, job in metadata.load_jobs.items():
-            self._open[job_id] = _Owed(job.req_id, job.src_spec.tickets if isinstance(job.src_spec, SlotSpec) else ())
-        self._open.update(dict.fromkeys(metadata.store_jobs, _Owed(None)))
+            tickets = job.src_spec.tickets if isinstance(job.src_spec, SlotSpec) else ()
+            if ends_in_its_step(job):
+                assert isinstance(job.dst_spec, GPULoadStoreSpec)
+                blocks = tuple(job.dst_spec.block_ids.tolist())
+                self._open[job_id] = _Owed(load=True, tickets=tickets, blocks=blocks)
+            else:
+                self._open[job_id] = _Owed(job.req_id, True, tickets)
+        self._open.update(dict.fromkeys(metadata.store_jobs, _Owed()))
         if isinstance(metadata, SpillwayMetadata) and metadata.abandoned:
             self._results.finished_recving |= metadata.abandoned
             self._results.failed_recving |= metadata.abandoned
@@ -59,7 +73,9 @@ class JobReports:
             self._meta.failed_jobs.add(job_id)
         elif size_bytes:
             stats = self._meta.transfer_stats
-            (stats.store if owed.request_id is None else stats.load).record(size_bytes, seconds)
+            (stats.load if owed.load else stats.store).record(size_bytes, seconds)
+        if not success:
+            self._unloaded.update(owed.blocks)
         if owed.request_id is not None:
             self._results.finished_recving.add(owed.request_id)
             if not success:
@@ -79,6 +95,11 @@ class JobReports:
     def take_results(self) -> KVConnectorTransferResults:
         results, self._results = self._results, KVConnectorTransferResults()
         return results
+
+    def take_unloaded(self) -> set[int]:
+        """The blocks on which the step computed although they were not loaded."""
+        unloaded, self._unloaded = self._unloaded, set()
+        return unloaded
 
     def take_meta(self) -> SpillwayWorkerMetadata | None:
         if self._inert is not None:

@@ -19,6 +19,7 @@ class SpillwayScheduler(OffloadingConnectorScheduler):
         super().__init__(spec, vllm_config, kv_cache_config)
         self._session = session
         self._offer_began: dict[str, list[int]] = {}
+        self._given: set[int] = set()  # blocks that this step's requests were given
         self.lingering = Lingering(self._blocks_left)
 
     def on_new_request(self, request: Any) -> None:
@@ -28,6 +29,7 @@ class SpillwayScheduler(OffloadingConnectorScheduler):
 
     def build_connector_meta(self, scheduler_output: Any) -> Any:
         self.lingering.begin_step(scheduler_output.finished_req_ids or ())
+        self._given = set(_new_blocks(scheduler_output))
         shown = copy.copy(scheduler_output)
         shown.finished_req_ids = self.lingering.ending
         try:
@@ -39,7 +41,7 @@ class SpillwayScheduler(OffloadingConnectorScheduler):
         super()._update_req_states(_only_known(scheduler_output, self._req_status))
 
     def _build_store_jobs(self, scheduler_output: Any) -> Any:
-        allocated = self._current_batch_allocated_block_ids.union(_new_blocks(scheduler_output))
+        allocated = self._given | self._current_batch_allocated_block_ids
         self.lingering.give_way(allocated)
         shown = copy.copy(scheduler_output)
         # vLLM forgets those that gave way after this.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import OffloadingConnectorScheduler
-from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+from spillway.adapters.vllm.compat import cache_hit_source, tokens_by_source
 from spillway.adapters.vllm.fingerprint import RankFacts, describe, seal
 from spillway.adapters.vllm.manager import SpillwayManager
 from spillway.adapters.vllm.scheduler import SpillwayScheduler
@@ -26,6 +26,7 @@ from spillway.adapters.vllm.weights import digest_loaded
 from spillway.client import Gate, Group, IdentityUnknown, Link, LoadTokens, Session, Verdict
 from spillway.client.refusal import note_refusal
 
+CacheHitSource = cache_hit_source()
 log = logging.getLogger("vllm.spillway")
 
 
@@ -217,7 +218,7 @@ class SchedulerSide:
         if not external_tokens:
             self.session.scheduled(request.request_id)
             return
-        sources = self.scheduler.get_external_cache_hit_sources(request, external_tokens)
+        sources = tokens_by_source(self.scheduler, request, external_tokens, self._manager.get_load_source)
         dram, nvme = sources.get(CacheHitSource.HOST, 0), sources.get(CacheHitSource.DISK, 0)
         self.session.scheduled(request.request_id, LoadTokens(dram, nvme, external_tokens - dram - nvme))
         # vLLM lets requests wait for chunks that another one loads, so its answers depend on which loads are under way.
@@ -239,9 +240,7 @@ class SchedulerSide:
         jobs: dict[int, _Job] = {}
         for transfers, store in ((meta.load_jobs, False), (meta.store_jobs, True)):
             for job_id, transfer in transfers.items():
-                spec = transfer.dst_spec if store else transfer.src_spec
-                assert isinstance(spec, SlotSpec)
-                places = [(group, slot) for group, slots in enumerate(spec.slots) for slot in slots]
+                places = self._places(transfer.dst_spec if store else transfer.src_spec)
                 known = self.scheduler._jobs[job_id]
                 jobs[job_id] = _Job(
                     known.req_id, self._ranks, now, known.keys, places, store, self._payload_bytes(places)
@@ -251,7 +250,12 @@ class SchedulerSide:
         self._jobs.update(jobs)
         self._unsent_loads = set()
         self.session.sent()
-        return SpillwayMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush)
+        return SpillwayMetadata(**{one.name: getattr(meta, one.name) for one in fields(meta)})
+
+    def _places(self, spec: Any) -> list[tuple[int, int]]:
+        """The (group, slot) of a job's chunks."""
+        assert isinstance(spec, SlotSpec)
+        return [(group, slot) for group, slots in enumerate(spec.slots) for slot in slots]
 
     def _payload_bytes(self, places: list[tuple[int, int]]) -> int:
         geometry = self.link.geometry

@@ -64,12 +64,15 @@ class SpillwayWorker(OffloadingWorker):
     def submit_store(self, job_id: int, src_spec: GPULoadStoreSpec, dst_spec: LoadStoreSpec) -> bool:
         return self._submit(job_id, _Job(src_spec, dst_spec, True, self._copier.fence()))
 
-    def submit_load(self, job_id: int, src_spec: LoadStoreSpec, dst_spec: GPULoadStoreSpec) -> bool:
-        return self._submit(job_id, _Job(dst_spec, src_spec, False, self._copier.fence()))
+    def submit_load(
+        self, job_id: int, src_spec: LoadStoreSpec, dst_spec: GPULoadStoreSpec, expedited: bool = False
+    ) -> bool:
+        """expedited: the engine's step waits for it (`wait`), so it begins before every other job."""
+        return self._submit(job_id, _Job(dst_spec, src_spec, False, self._copier.fence()), first=expedited)
 
-    def _submit(self, job_id: int, job: _Job) -> bool:
+    def _submit(self, job_id: int, job: _Job, *, first: bool = False) -> bool:
         # A request waits for a load; a store waits for nobody.
-        self._copies.submit(job_id, lambda: self._begin(job), urgent=not job.store)
+        self._copies.submit(job_id, lambda: self._begin(job), urgent=not job.store, first=first)
         return True
 
     def get_finished(self) -> list[TransferResult]:
