@@ -111,3 +111,15 @@ def test_paced_copy_queues_nothing_behind_a_piece_that_failed_and_waits_for_what
     assert not copy.is_over() and len(events) == 2
     events[1].ended = True
     assert copy.is_over() and "the device is gone" in str(copy.problem)
+
+
+def test_paced_copy_whose_next_piece_cannot_be_begun_waits_for_what_is_under_way_and_has_failed() -> None:
+    event = FakeEvent()
+
+    def refuse() -> DeviceCopy:
+        raise RuntimeError("no event")
+
+    copy = PacedCopy([lambda: launch(queue_nothing, [event], [STREAM]), refuse], in_flight=2)
+    assert not copy.is_over()
+    event.ended = True
+    assert copy.is_over() and "no event" in str(copy.problem)

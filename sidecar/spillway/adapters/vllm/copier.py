@@ -146,7 +146,10 @@ class PacedCopy:
             if problem is not None:
                 self.problem, self._pieces = self.problem or problem, iter(())
         while len(self._under_way) < self._in_flight and (piece := next(self._pieces, None)) is not None:
-            self._under_way.append(piece())
+            try:
+                self._under_way.append(piece())
+            except Exception as error:  # noqa: BLE001  as in `launch`: what is under way must be waited for
+                self.problem, self._pieces = self.problem or f"{type(error).__name__}: {error}", iter(())
         return not self._under_way
 
 
