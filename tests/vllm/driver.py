@@ -143,6 +143,14 @@ class Engine:
         output = self.llm.embed([{"prompt_token_ids": prompt}], use_tqdm=False)[0]
         return {"vector": list(output.outputs.embedding)}
 
+    def scale_norms_in_memory(self, factor: float) -> dict[str, Any]:
+        """As whoever holds a pointer to them could, while the engine stands still."""
+        from spillway.adapters.vllm import resident
+
+        resident.IDLE_SECONDS = 0.0
+        scale_norms(self.core.engine_core.model_executor.driver_worker.worker, factor)
+        return {}
+
     def scale_norms(self, factor: float) -> dict[str, Any]:
         self.llm.collective_rpc(scale_norms, args=(factor,))
         return {}

@@ -80,6 +80,11 @@ def make_client_folder(folder: Path) -> Path:
     return folder
 
 
+def python_path(client: Path) -> str:
+    """As in a pod, with another version's sources before the environment's own where those are tested."""
+    return os.pathsep.join([str(client), *([SOURCES] if SOURCES else [])])
+
+
 class Pod:
     """The shared folders of one pod and its sidecar's process."""
 
@@ -187,7 +192,7 @@ class Engine:
             **pod.environment(),
             # vLLM compiles its log probabilities with torch, which wants a C++ compiler and Python's headers.
             "TORCHDYNAMO_DISABLE": "1",
-            "PYTHONPATH": os.pathsep.join([str(pod.client), *([SOURCES] if SOURCES else [])]),
+            "PYTHONPATH": python_path(pod.client),
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",

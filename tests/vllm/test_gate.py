@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.kit import ARGUMENTS, ENVIRONMENT, Engine, Pod, make_client_folder, prompt
+from tests.vllm.kit import ARGUMENTS, ENVIRONMENT, Engine, Pod, make_client_folder, prompt, python_path
 
 MakePod = Callable[..., Pod]
 MakeEngine = Callable[..., Engine]
@@ -81,7 +81,12 @@ def resolve(pod: Pod, cases: list[dict[str, Any]], version: str = "") -> list[di
     arguments = [{**case, "arguments": {**SETTINGS, **case.get("arguments", {})}} for case in cases]
     done = subprocess.run(
         [str(ENVIRONMENT / "venv/bin/python"), "-c", program, json.dumps(arguments), version],
-        env={**pod.environment(), "PYTHONPATH": str(pod.client), "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"},
+        env={
+            **pod.environment(),
+            "PYTHONPATH": python_path(pod.client),
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,

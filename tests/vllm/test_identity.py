@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.kit import ARGUMENTS, ENVIRONMENT, Engine, Pod, prompt, wait_for
+from tests.vllm.kit import ARGUMENTS, ENVIRONMENT, Engine, Pod, prompt, python_path, wait_for
 
 MakePod = Callable[..., Pod]
 MakeEngine = Callable[..., Engine]
@@ -124,6 +124,15 @@ def test_weights_changed_in_the_running_engine_poison_nobody(make_pod: MakePod, 
     fresh.warm_up()
     assert generate(fresh) == (original, REUSED)
 
+    fresh.ask("scale_norms_in_memory", factor=2.0)  # with neither an RPC nor a reset
+    assert fresh.ask("reset_device")["done"]
+    assert fresh.ask("generate", prompt=PROMPT)["tokens"] == changed
+    wait_for("its own chunks", lambda: generate(fresh) == (changed, REUSED))
+    updated.close()
+    fresher = make_engine(pod)
+    fresher.warm_up()
+    assert generate(fresher) == (original, REUSED)
+
 
 # Describes the environment and the configuration of each case in one process; most of its time is vLLM's import.
 DESCRIBE = """
@@ -154,7 +163,7 @@ def describe(client: Path, cases: list[dict[str, Any]]) -> list[str]:
         [str(ENVIRONMENT / "venv/bin/python"), "-c", DESCRIBE, json.dumps(arguments)],
         env={
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(client),
+            "PYTHONPATH": python_path(client),
             "HF_HUB_OFFLINE": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
         },

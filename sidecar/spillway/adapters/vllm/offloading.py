@@ -204,6 +204,8 @@ class SpillwayConnector(OffloadingConnector):
 
     def _update_output(self, connector_output: Any) -> None:
         assert self._scheduler_side is not None
+        if getattr(connector_output.kv_connector_worker_meta, "changed", False):
+            self._weights_may_have_changed("writing to memory")
         self._scheduler_side.before_completion(connector_output)
         super().update_connector_output(connector_output)
         inert: dict[int, str] = getattr(connector_output.kv_connector_worker_meta, "inert", {})

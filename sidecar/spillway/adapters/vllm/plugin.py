@@ -62,6 +62,9 @@ def _register() -> None:
         return
     from vllm.engine.arg_utils import EngineArgs
 
+    from spillway.adapters.vllm.resident import note_loaded_models
+
+    note_loaded_models()
     create = EngineArgs.create_engine_config
     if getattr(create, _WRAPPED, False):
         return

@@ -6,6 +6,7 @@ from vllm.v1.kv_offload.base import CanonicalKVCaches
 
 from spillway.adapters.vllm.fingerprint import RankFacts, observe_rank
 from spillway.adapters.vllm.ranks import JobReports, SpillwayRank
+from spillway.adapters.vllm.resident import resident_proof
 from spillway.adapters.vllm.setup import Setup
 from spillway.adapters.vllm.spec import SpillwaySpec
 from spillway.adapters.vllm.worker import SpillwayWorker, slice_bytes
@@ -39,7 +40,8 @@ class RankSide:
         shared = setup.config.replicated_layout
         declared = [0] * len(sizes) if shared and rank else sizes
         self._link = RankLink(setup.settings.root, setup.incarnation, setup.config.parallel.world_size, rank, declared)
-        worker = SpillwayWorker(self._link, kv_caches, per_chunk, source_rank=0 if shared else rank)
+        proof = resident_proof(setup.vllm_config)
+        worker = SpillwayWorker(self._link, kv_caches, per_chunk, source_rank=0 if shared else rank, proof=proof)
         self._link.poll()
         if self._link.problem is not None:
             self._facts.problem = self._link.problem

@@ -87,6 +87,10 @@ class JobReports:
         """Tell the scheduler from now on, so that it gives this rank nothing any more."""
         self._inert = reason
 
+    def note_changed(self) -> None:
+        """Tell the scheduler with this step that the weights in memory are others."""
+        self._meta.changed = True
+
     def fail_all_but(self, running: Iterable[int]) -> None:
         """Complete badly what is open, but for jobs of which bytes may be moving."""
         for job_id in self._open.keys() - set(running):
@@ -104,7 +108,7 @@ class JobReports:
     def take_meta(self) -> SpillwayWorkerMetadata | None:
         if self._inert is not None:
             self._meta.inert[self._rank] = self._inert
-        elif not self._meta.completed_jobs:
+        elif not self._meta.completed_jobs and not self._meta.changed:
             return None
         meta, self._meta = self._meta, SpillwayWorkerMetadata()
         return meta
@@ -124,6 +128,8 @@ class SpillwayRank(OffloadingConnectorWorker):
         self._connector_worker_meta.completed_jobs.clear()
         if self.worker is None:
             return
+        if self.worker.take_changed():
+            self._reports.note_changed()
         for result in self.worker.get_finished():
             self._load_jobs.pop(result.job_id, None)
             self._reports.complete(

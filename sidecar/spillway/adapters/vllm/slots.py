@@ -34,15 +34,21 @@ class SpillwayMetadata(OffloadingConnectorMetadata):
 class SpillwayWorkerMetadata(OffloadingWorkerMetadata):
     """`failed_jobs`: completed jobs whose copies did not succeed on some rank.
 
+    `changed`: some rank's weights in memory are not what they were.
     `inert`: the ranks that copy nothing any more, each with its reason. They say so at every step, until the engine ends."""
 
     failed_jobs: set[int] = field(default_factory=set)
     inert: dict[int, str] = field(default_factory=dict)
+    changed: bool = False
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> SpillwayWorkerMetadata:
         merged = super().aggregate(other)
         failed: set[int] = getattr(other, "failed_jobs", set())
         inert: dict[int, str] = getattr(other, "inert", {})
         return SpillwayWorkerMetadata(
-            merged.completed_jobs, merged.transfer_stats, self.failed_jobs | failed, {**self.inert, **inert}
+            merged.completed_jobs,
+            merged.transfer_stats,
+            self.failed_jobs | failed,
+            {**self.inert, **inert},
+            self.changed or getattr(other, "changed", False),
         )

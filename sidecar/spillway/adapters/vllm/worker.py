@@ -16,6 +16,7 @@ from vllm.v1.kv_offload.base import CanonicalKVCaches, GPULoadStoreSpec, LoadSto
 from spillway.adapters.vllm.arena import HEADER_BYTES, Arena
 from spillway.adapters.vllm.copier import HostCopy, make_copier
 from spillway.adapters.vllm.copy_thread import Begun, CopyThread
+from spillway.adapters.vllm.resident import ResidentProof
 from spillway.adapters.vllm.runs import GroupPlaces, Runs, TensorPlace, join
 from spillway.adapters.vllm.slots import SlotSpec
 from spillway.client.link import RankLink
@@ -48,9 +49,18 @@ def places_of(kv_caches: CanonicalKVCaches, group: int, blocks_per_chunk: int) -
 
 
 class SpillwayWorker(OffloadingWorker):
-    """`source_rank`: whose slice this rank loads; another rank's where both hold the same bytes."""
+    """`source_rank`: whose slice this rank loads; another rank's where both hold the same bytes. `proof`: of the rank's weights."""
 
-    def __init__(self, link: RankLink, kv_caches: CanonicalKVCaches, blocks_per_chunk: int, source_rank: int) -> None:
+    def __init__(
+        self,
+        link: RankLink,
+        kv_caches: CanonicalKVCaches,
+        blocks_per_chunk: int,
+        source_rank: int,
+        proof: ResidentProof | None = None,
+    ) -> None:
+        self._proof = proof
+        self._changed = False
         self._link = link
         self._blocks_per_chunk = blocks_per_chunk
         self._source_rank = source_rank
@@ -85,6 +95,11 @@ class SpillwayWorker(OffloadingWorker):
             for over in self._copies.take_over()
         ]
 
+    def take_changed(self) -> bool:
+        """Whether the rank's weights were found to be others since the last call."""
+        changed, self._changed = self._changed, False
+        return changed
+
     def wait(self, job_ids: set[int]) -> None:
         """vLLM is about to reuse blocks that these jobs copy, and goes on when they are over. Raises StuckCopy."""
         self._copies.wait(job_ids)
@@ -107,6 +122,9 @@ class SpillwayWorker(OffloadingWorker):
 
     def _begin(self, job: _Job) -> Begun:
         """Begin the copy of a whole job. Raises ValueError or OSError before a byte can move."""
+        if self._proof is not None and not self._proof.holds():
+            self._changed = True
+            raise ValueError("the weights in memory are not those that it was computed with")
         spec, geometry = job.spec, self._link.geometry
         if not isinstance(spec, SlotSpec) or spec.lost:
             raise ValueError("the chunks were evicted before they could be pinned")
