@@ -32,6 +32,8 @@ _VOLATILE = (
     (r"\b\d{4}-\d\d-\d\dT[\d:]+Z", "<time>"),
     (r"(Revision: +|\"revision\":\")[0-9a-f]{12}\b", r"\1<revision>"),
     (r"(Used: +)[1-9]\S*", r"\1<used>"),
+    # A pool's user is derived from its uid.
+    (r"\buid \d{10}\b", "uid <uid>"),
     (r"(Chunks: +)[1-9]\S*", r"\1<chunks>"),
     (r"((?:Dram|Nvme|Ratio): +)[01]\.\d\d\b", r"\1<ratio>"),
     (r"[\d.]+ [KMGT]iB are free", "<free> are free"),
