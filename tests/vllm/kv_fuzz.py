@@ -62,12 +62,26 @@ class Reference:
             digests.append(hashlib.blake2b(before + int(token).to_bytes(4, "little"), digest_size=16).digest())
         return digests[:count]
 
-    def _read(self, request_id: str, first: int, end: int) -> list[tuple[int, int, torch.Tensor]]:
-        """(group, position, row) of each position whose block the engine still has."""
+    def blocks(self, request_id: str, first: int, end: int) -> set[tuple[int, int]]:
+        """(group, block) of these positions."""
+        found: set[tuple[int, int]] = set()
+        for number, (size, _layers) in enumerate(self._groups):
+            blocks = self._scheduler.kv_cache_manager.get_block_ids(request_id)[number]
+            found |= {(number, block) for block in blocks[first // size : -(-end // size)] if block}
+        return found
+
+    def _read(
+        self, request_id: str, first: int, end: int, without: frozenset[tuple[int, int]] = frozenset()
+    ) -> list[tuple[int, int, torch.Tensor]]:
+        """(group, position, row) of each position whose block the engine still has, and is none of `without`."""
         found: list[tuple[int, int, torch.Tensor]] = []
         for number, (size, layers) in enumerate(self._groups):
             blocks = self._scheduler.kv_cache_manager.get_block_ids(request_id)[number]
-            positions = [at for at in range(first, end) if at // size < len(blocks) and blocks[at // size] != 0]
+            positions = [
+                at
+                for at in range(first, end)
+                if at // size < len(blocks) and blocks[at // size] != 0 and (number, blocks[at // size]) not in without
+            ]
             if not positions:
                 continue
             places = (
@@ -79,11 +93,11 @@ class Reference:
             found += [(number, at, row) for at, row in zip(positions, rows, strict=True)]
         return found
 
-    def verify(self, request: Any, computed: int) -> None:
-        """What a step builds on, all of it."""
+    def verify(self, request: Any, computed: int, written: frozenset[tuple[int, int]] = frozenset()) -> None:
+        """What a step builds on. written: the blocks that the step itself fills, which other requests of the step may build on."""
         digests = self._prefix(request, computed)
         rows, references, names = [], [], []
-        for group, at, row in self._read(request.request_id, 0, len(digests)):
+        for group, at, row in self._read(request.request_id, 0, len(digests), written):
             reference = self._rows.get((group, digests[at]))
             if reference is not None:
                 rows.append(row)
@@ -122,15 +136,19 @@ def watch(engine_core: Any) -> Reference:
         computed = {one.req_id: one.num_computed_tokens for one in output.scheduled_new_reqs}
         computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         reference.counts["preempted"] += len(output.preempted_req_ids or ())
+        scheduled = output.num_scheduled_tokens
+        written = frozenset().union(
+            *(reference.blocks(name, count, count + scheduled[name]) for name, count in computed.items())
+        )
         for request_id, count in computed.items():
-            reference.verify(scheduler.requests[request_id], count)
+            reference.verify(scheduler.requests[request_id], count, written)
         answer = execute(output, *args, **kwargs)
         if hasattr(answer, "result"):
             answer.result()
         for request_id, count in computed.items():
             if request_id in scheduler.requests:
                 request = scheduler.requests[request_id]
-                reference.record(request, count, count + output.num_scheduled_tokens[request_id])
+                reference.record(request, count, count + scheduled[request_id])
         reference.counts["steps"] += 1
         return answer
 
