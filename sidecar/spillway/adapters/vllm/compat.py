@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-TESTED: Final = ("0.31", "0.32", "0.33")
+TESTED: Final = ("0.32", "0.33")
 # A local part tells how a release was built (+cpu, +cu129). A nightly is something else: 0.32.1.dev7 grows into 0.33.
 _RELEASE: Final = re.compile(r"(?P<minor>\d+\.\d+)\.\d+(\.post\d+)?(\+[a-z0-9.]+)?")
 
