@@ -6,8 +6,8 @@ the machine itself gets one link, two routes and one rule that lets pods reach w
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -71,11 +71,13 @@ def remove(paths: Paths, addresses: Addresses) -> None:
 
 def has_link(addresses: Addresses) -> bool:
     """Whether the machine's end of the link is there; its routes come and go with it."""
-    return addresses.host_link in (link["ifname"] for link in json.loads(run("ip", "-j", "link")))
+    return Path("/sys/class/net", addresses.host_link).exists()
 
 
 def rules(addresses: Addresses) -> list[str]:
-    """The machine's packet rules that are this instance's."""
+    """The machine's packet rules that are this instance's; a machine without the program that adds them has none."""
+    if shutil.which("iptables-save") is None:
+        return []
     saved = run("iptables-save", "-t", "nat", check=False)
     return [line for line in saved.splitlines() if line.startswith("-A") and addresses.host_link in line]
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from dev.cluster.embedded import machine
+from dev.cluster.embedded.addresses import Addresses
 from dev.cluster.embedded.machine import Machine
+from dev.cluster.embedded.paths import Paths
+from dev.cluster.instance import DEMO
 
 EMPTY = Machine(["/var/lib/cni"], ["vm/panic_on_oom=0"])
 
@@ -39,3 +42,12 @@ def test_new_folder_goes_unless_it_holds_something(
     monkeypatch.setattr(machine, "_FOLDERS", (folder,))
     machine.restore(Machine([], []))
     assert folder.exists() is stays
+
+
+def test_a_machine_without_network_programs_has_nothing_of_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make demo-down` before anything was ever installed."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    seen = machine.observe_instance(Paths(tmp_path), Addresses(DEMO))
+    assert {kind: seen[kind] for kind in ("mounts", "links", "rules")} == {"mounts": [], "links": [], "rules": []}
