@@ -44,7 +44,7 @@ test-gpu: setup ## The copies on a real NVIDIA GPU, with the Python (PYTHON=...)
 test-matrix: setup ## The engine tests on the other minors of vLLM that are entered; about ten minutes each
 	@bash tools/matrix.sh
 
-test-soak: setup ## The fuzz of KV tokens on a real engine with a dying daemon, SPILLWAY_FUZZ_SECONDS (600) for each of three engines
+test-soak: setup ## The fuzz of KV tokens on a real engine with a dying daemon, SPILLWAY_FUZZ_SECONDS (600) for each of four engines
 	@bash tests/vllm/setup.sh && SPILLWAY_FUZZ_SECONDS=$${SPILLWAY_FUZZ_SECONDS:-600} $(PY) -m pytest tests/vllm/test_kv_fuzz.py -q -rP
 
 judge-vllm: setup ## vLLM's own tests of its offloading connector, of every minor that is entered, on Spillway's; fetched, not committed

@@ -109,8 +109,15 @@ class Engine:
 
         return SamplingParams(temperature=0, max_tokens=max_tokens, detokenize=False, ignore_eos=True)
 
-    def generate(self, prompt: list[int], max_tokens: int = 8) -> dict[str, Any]:
-        output = self.llm.generate([{"prompt_token_ids": prompt}], self._sampling(max_tokens), use_tqdm=False)[0]
+    def generate(
+        self, prompt: list[int], max_tokens: int = 8, adapter: str | None = None, salt: str | None = None
+    ) -> dict[str, Any]:
+        """adapter: the folder of a LoRA."""
+        from vllm.lora.request import LoRARequest
+
+        asked: dict[str, Any] = {"prompt_token_ids": prompt, **({} if salt is None else {"cache_salt": salt})}
+        lora = None if adapter is None else LoRARequest(Path(adapter).name, 1, adapter)
+        output = self.llm.generate([asked], self._sampling(max_tokens), use_tqdm=False, lora_request=lora)[0]
         return {"tokens": list(output.outputs[0].token_ids), "cached": output.num_cached_tokens}
 
     def generate_all(self, prompts: list[list[int]], max_tokens: int = 8) -> dict[str, Any]:
@@ -218,6 +225,14 @@ class Engine:
         self._patch()
         self.failing = failing
         return {}
+
+    def load_within_steps(self, budget_bytes: int) -> dict[str, Any]:
+        """Whether this vLLM can compute on a load in the step that it is sent with; from now on it does, up to so much of each step."""
+        scheduler = self.core.engine_core.scheduler.connector._scheduler_side.scheduler
+        if "sync_load_budget_bytes" not in scheduler.config._fields:
+            return {"possible": False}
+        scheduler.config = scheduler.config._replace(sync_load_budget_bytes=budget_bytes)
+        return {"possible": True}
 
     def call_copies_stuck_after(self, seconds: float) -> dict[str, Any]:
         from spillway.adapters.vllm import copy_thread
@@ -384,6 +399,7 @@ class Engine:
         for _ in range(steps):
             self.outputs.extend(self.llm.llm_engine.step())
         return {
+            "computed": any(output.outputs[0].token_ids for output in self.outputs),
             "unfinished": self.llm.llm_engine.has_unfinished_requests(),
             "ended": [list(output.outputs[0].token_ids) for output in self.outputs if output.finished],
         }

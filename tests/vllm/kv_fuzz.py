@@ -12,6 +12,7 @@ import hashlib
 import random
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,38 +22,57 @@ TOLERANCE = 1e-3
 DIRECTIONS = 32
 
 
+@dataclass(frozen=True)
+class Group:
+    """A group of layers as every rank has it: `heads` are a rank's own."""
+
+    layers: tuple[str, ...]
+    block_tokens: int
+    heads: int
+    head_size: int
+
+
+def project_rows(worker: Any, groups: list[Group], places: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
+    """Runs in the rank's process. places: blocks and tokens in them, per group; (tokens, DIRECTIONS) of each in return."""
+    context = worker.model_runner.compilation_config.static_forward_context
+    found: list[torch.Tensor] = []
+    for group, (blocks, tokens) in zip(groups, places, strict=True):
+        at = torch.tensor(blocks, dtype=torch.long), torch.tensor(tokens, dtype=torch.long)
+        rows = []
+        for name in group.layers:
+            cache = context[name].kv_cache
+            cache = cache[0] if isinstance(cache, list) else cache
+            # The second plane of each block and head is V.
+            planes = cache.view(cache.shape[0], group.heads, 2, group.block_tokens, group.head_size)
+            rows.append(planes[at[0], :, 1, at[1]].reshape(len(blocks), -1).float())
+        width = len(group.layers) * group.heads * group.head_size
+        generator = torch.Generator().manual_seed(1 + worker.rank)
+        found.append(torch.cat(rows, dim=1) @ torch.randn(width, DIRECTIONS, generator=generator))
+    return found
+
+
+Row = tuple[int, int, torch.Tensor]
+
+
 class Reference:
     """V rows by prefix, and the comparison. `wrong` names what differed."""
 
     def __init__(self, engine_core: Any) -> None:
         self._scheduler = engine_core.scheduler
-        runner = engine_core.model_executor.driver_worker.worker.model_runner
-        config = self._scheduler.kv_cache_config
-        context = runner.compilation_config.static_forward_context
+        self._executor = engine_core.model_executor
         self._groups = [
-            (
+            Group(
+                tuple(group.layer_names),
                 group.kv_cache_spec.block_size,
-                [self._values(context[name].kv_cache, group) for name in group.layer_names],
+                group.kv_cache_spec.num_kv_heads,
+                group.kv_cache_spec.head_size,
             )
-            for group in config.kv_cache_groups
-        ]
-        generator = torch.Generator().manual_seed(0)
-        self._directions = [
-            torch.randn(sum(layer.shape[1] * layer.shape[3] for layer in layers), DIRECTIONS, generator=generator)
-            for _size, layers in self._groups
+            for group in self._scheduler.kv_cache_config.kv_cache_groups
         ]
         self._rows: dict[tuple[int, bytes], torch.Tensor] = {}
         self._prefixes: dict[str, list[bytes]] = {}
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
-
-    @staticmethod
-    def _values(cache: Any, group: Any) -> torch.Tensor:
-        """(blocks, heads, tokens, head size): the second plane of each block and head."""
-        tensor = cache[0] if isinstance(cache, list) else cache
-        spec = group.kv_cache_spec
-        planes = tensor.view(tensor.shape[0], spec.num_kv_heads, 2, spec.block_size, spec.head_size)
-        return planes[:, :, 1]
 
     def _prefix(self, request: Any, count: int) -> list[bytes]:
         """A digest per token of everything up to it; the salt belongs to what is computed only by name, but is kept apart all the same."""
@@ -65,62 +85,72 @@ class Reference:
     def blocks(self, request_id: str, first: int, end: int) -> set[tuple[int, int]]:
         """(group, block) of these positions."""
         found: set[tuple[int, int]] = set()
-        for number, (size, _layers) in enumerate(self._groups):
+        for number, group in enumerate(self._groups):
             blocks = self._scheduler.kv_cache_manager.get_block_ids(request_id)[number]
+            size = group.block_tokens
             found |= {(number, block) for block in blocks[first // size : -(-end // size)] if block}
         return found
 
     def _read(
-        self, request_id: str, first: int, end: int, without: frozenset[tuple[int, int]] = frozenset()
-    ) -> list[tuple[int, int, torch.Tensor]]:
-        """(group, position, row) of each position whose block the engine still has, and is none of `without`."""
-        found: list[tuple[int, int, torch.Tensor]] = []
-        for number, (size, layers) in enumerate(self._groups):
-            blocks = self._scheduler.kv_cache_manager.get_block_ids(request_id)[number]
-            positions = [
-                at
-                for at in range(first, end)
-                if at // size < len(blocks) and blocks[at // size] != 0 and (number, blocks[at // size]) not in without
-            ]
-            if not positions:
-                continue
-            places = (
-                torch.tensor([blocks[at // size] for at in positions]),
-                torch.tensor([at % size for at in positions]),
-            )
-            rows = torch.cat([layer[places[0], :, places[1]].reshape(len(positions), -1) for layer in layers], dim=1)
-            rows = rows.float() @ self._directions[number]
-            found += [(number, at, row) for at, row in zip(positions, rows, strict=True)]
+        self, asked: list[tuple[str, int, int]], without: frozenset[tuple[int, int]] = frozenset()
+    ) -> list[list[Row]]:
+        """(group, position, row) of each position first..end of each request whose block the engine still has, and is none of
+        `without`. One call to the ranks for all."""
+        places: list[tuple[list[int], list[int]]] = [([], []) for _ in self._groups]
+        owners: list[list[tuple[int, int]]] = [[] for _ in self._groups]
+        for index, (request_id, first, end) in enumerate(asked):
+            tables = self._scheduler.kv_cache_manager.get_block_ids(request_id)
+            for number, group in enumerate(self._groups):
+                size, blocks = group.block_tokens, tables[number]
+                for at in range(first, min(end, size * len(blocks))):
+                    block = blocks[at // size]
+                    if block and (number, block) not in without:
+                        places[number][0].append(block)
+                        places[number][1].append(at % size)
+                        owners[number].append((index, at))
+        found: list[list[Row]] = [[] for _ in asked]
+        if any(owners):
+            ranks = self._executor.collective_rpc(project_rows, args=(self._groups, places))
+            for number, owner in enumerate(owners):
+                rows = torch.cat([rank[number] for rank in ranks], dim=1)
+                for (index, at), row in zip(owner, rows, strict=True):
+                    found[index].append((number, at, row))
         return found
 
-    def verify(self, request: Any, computed: int, written: frozenset[tuple[int, int]] = frozenset()) -> None:
-        """What a step builds on. written: the blocks that the step itself fills, which other requests of the step may build on."""
-        digests = self._prefix(request, computed)
-        rows, references, names = [], [], []
-        for group, at, row in self._read(request.request_id, 0, len(digests), written):
-            reference = self._rows.get((group, digests[at]))
-            if reference is not None:
-                rows.append(row)
-                references.append(reference)
-                names.append((group, at))
-        self.counts["verified"] += len(rows)
-        if not rows:
-            return
-        held, expected = torch.stack(rows), torch.stack(references)
-        off = ((held - expected).norm(dim=1) > TOLERANCE * expected.norm(dim=1)).nonzero().flatten().tolist()
-        if off:
-            group, at = names[off[0]]
-            self.wrong.append(
-                f"{request.request_id}: {len(off)} of {computed} tokens, first group {group} position {at}"
-            )
+    def verify(self, computed: list[tuple[Any, int]], written: frozenset[tuple[int, int]]) -> None:
+        """What a step builds on: so many tokens of each request. written: the blocks that the step itself fills, which other requests
+        of the step may build on."""
+        digests = [self._prefix(request, count) for request, count in computed]
+        asked = [(request.request_id, 0, len(prefix)) for (request, _), prefix in zip(computed, digests, strict=True)]
+        for (request, count), prefix, found in zip(computed, digests, self._read(asked, written), strict=True):
+            pairs = [
+                ((group, at), row, self._rows[group, prefix[at]])
+                for group, at, row in found
+                if (group, prefix[at]) in self._rows
+            ]
+            self.counts["verified"] += len(pairs)
+            if not pairs:
+                continue
+            held, expected = torch.stack([row for _, row, _ in pairs]), torch.stack([row for _, _, row in pairs])
+            off = ((held - expected).norm(dim=1) > TOLERANCE * expected.norm(dim=1)).nonzero().flatten().tolist()
+            if off:
+                group, at = pairs[off[0]][0]
+                self.wrong.append(
+                    f"{request.request_id}: {len(off)} of {count} tokens, first group {group} position {at}"
+                )
 
-    def record(self, request: Any, first: int, end: int) -> None:
-        """What a step has computed, where it is the first to."""
-        digests = self._prefix(request, end)
-        for group, at, row in self._read(request.request_id, first, len(digests)):
-            if (group, digests[at]) not in self._rows:
-                self._rows[group, digests[at]] = row.clone()
-                self.counts["recorded"] += 1
+    def record(self, computed: list[tuple[Any, int, int]]) -> None:
+        """What a step has computed, first..end of each request, where it is the first to."""
+        digests = [self._prefix(request, end) for request, _, end in computed]
+        asked = [
+            (request.request_id, first, len(prefix))
+            for (request, first, _), prefix in zip(computed, digests, strict=True)
+        ]
+        for prefix, found in zip(digests, self._read(asked), strict=True):
+            for group, at, row in found:
+                if (group, prefix[at]) not in self._rows:
+                    self._rows[group, prefix[at]] = row.clone()
+                    self.counts["recorded"] += 1
 
     def forget(self, request_id: str) -> None:
         self._prefixes.pop(request_id, None)
@@ -140,15 +170,17 @@ def watch(engine_core: Any) -> Reference:
         written = frozenset().union(
             *(reference.blocks(name, count, count + scheduled[name]) for name, count in computed.items())
         )
-        for request_id, count in computed.items():
-            reference.verify(scheduler.requests[request_id], count, written)
+        reference.verify([(scheduler.requests[name], count) for name, count in computed.items()], written)
         answer = execute(output, *args, **kwargs)
         if hasattr(answer, "result"):
             answer.result()
-        for request_id, count in computed.items():
-            if request_id in scheduler.requests:
-                request = scheduler.requests[request_id]
-                reference.record(request, count, count + scheduled[request_id])
+        reference.record(
+            [
+                (scheduler.requests[name], count, count + scheduled[name])
+                for name, count in computed.items()
+                if name in scheduler.requests
+            ]
+        )
         reference.counts["steps"] += 1
         return answer
 

@@ -59,6 +59,32 @@ def test_failed_load_is_recomputed_once_and_the_request_ends(pod: Pod, engine: E
     assert facts["open_tickets"] == 0
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_load_within_the_step_that_computes_on_it(pod: Pod, engine: Engine, failing: bool) -> None:
+    """vLLM since 0.33, where `sync_load_budget_bytes` is set."""
+    if not engine.ask("load_within_steps", budget_bytes=1 << 30)["possible"]:
+        pytest.skip("this vLLM has no loads within a step")
+    seed = 20 + failing
+    before, failures = pod.chunks()[0], engine.ask("facts")["counters"]["load_failures"]
+    cold = engine.ask("generate", prompt=prompt(seed))["tokens"]
+    wait_for("the chunks to be inserted", lambda: pod.chunks()[0] >= before + 3)
+    engine.ask("reset_device")
+    loaded = engine.external_tokens()
+    engine.ask("fail_copies", failing=failing)
+    first = engine.ask("start", prompt=prompt(seed), steps=1)
+    assert engine.ask("finish")["tokens"] == cold
+    engine.ask("fail_copies", failing=False)
+    engine.ask("load_within_steps", budget_bytes=0)
+
+    facts = engine.ask("facts")
+    assert first["computed"] == (not failing)
+    assert facts["counters"]["load_failures"] == failures + failing
+    assert engine.external_tokens() - loaded == (0 if failing else 768)
+    assert facts["problem"] is None
+    assert facts["open_tickets"] == 0
+    assert facts["jobs"] == 0
+
+
 def test_exception_inside_a_hook_makes_the_connector_inert(make_engine: MakeEngine, make_pod: MakePod) -> None:
     pod = make_pod()
     pod.start_daemon()

@@ -145,6 +145,17 @@ def resolved(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
         "whisper": {"arguments": {"model": whisper, "max_model_len": 448}},
         "expandable segments": {"environment": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}},
         "drawn weights": {"arguments": {"load_format": "dummy"}},
+        "two stages": {"arguments": {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}},
+        "two nodes": {"arguments": {"nnodes": 2, "tensor_parallel_size": 2, "distributed_executor_backend": "mp"}},
+        "ranks elsewhere": {"arguments": {"distributed_executor_backend": "external_launcher"}},
+        "drafter": {
+            "arguments": {
+                "speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+            }
+        },
+        "weak hash": {"arguments": {"prefix_caching_hash_algo": "xxhash"}},
+        "last pooling": {"arguments": {"runner": "pooling", "pooler_config": {"pooling_type": "LAST"}}},
+        "lora": {"arguments": {"enable_lora": True}},
         "own connector": {
             "arguments": {
                 "kv_transfer_config": {
@@ -159,30 +170,34 @@ def resolved(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     return dict(zip(cases, resolve(pod, list(cases.values())), strict=True))
 
 
-@pytest.mark.parametrize(
-    "case", ["llama", "audio", "mean pooling", "no prefix caching", "whisper", "expandable segments", "drawn weights"]
-)
+ENTERED = ["llama", "audio", "last pooling", "lora"]
+REFUSED = {
+    "mean pooling": "enable_prefix_caching is off",
+    "no prefix caching": "enable_prefix_caching is off",
+    "whisper": "encoder-decoder",
+    "expandable segments": "vLLM refuses a KV connector: 1 validation error",
+    "drawn weights": "load_format dummy does not load files",
+    "two stages": "pipeline_parallel_size is 2",
+    "two nodes": "nnodes is 2",
+    "ranks elsewhere": "distributed_executor_backend is external_launcher",
+    "drafter": "speculative_config: the drafter's weights",
+    "weak hash": "prefix_caching_hash_algo is xxhash",
+}
+
+
+@pytest.mark.parametrize("case", [*ENTERED, *REFUSED])
 def test_no_other_field_of_the_configuration_differs(resolved: dict[str, dict[str, Any]], case: str) -> None:
     assert "error" not in resolved[case], resolved[case]
     assert resolved[case]["differs"] == []
 
 
-@pytest.mark.parametrize("case", ["llama", "audio"])
+@pytest.mark.parametrize("case", ENTERED)
 def test_engine_that_can_go_on_from_a_prefix_gets_the_connector(resolved: dict[str, dict[str, Any]], case: str) -> None:
     assert resolved[case]["chosen"] == "SpillwayConnector"
     assert resolved[case]["refusal"] is None
 
 
-@pytest.mark.parametrize(
-    ("case", "reason"),
-    [
-        ("mean pooling", "enable_prefix_caching is off"),
-        ("no prefix caching", "enable_prefix_caching is off"),
-        ("whisper", "encoder-decoder"),
-        ("expandable segments", "vLLM refuses a KV connector: 1 validation error"),
-        ("drawn weights", "load_format dummy does not load files"),
-    ],
-)
+@pytest.mark.parametrize(("case", "reason"), REFUSED.items())
 def test_other_engine_has_none_and_says_why(resolved: dict[str, dict[str, Any]], case: str, reason: str) -> None:
     assert resolved[case]["chosen"] is None
     assert reason in resolved[case]["refusal"]

@@ -15,8 +15,8 @@ import pytest
 from tests.vllm.kit import Engine, Pod
 from tests.vllm.test_hybrid import make_model
 
-SECONDS = float(os.environ.get("SPILLWAY_FUZZ_SECONDS", "0"))
-pytestmark = pytest.mark.skipif(SECONDS == 0, reason="takes minutes; `make test-soak` runs it")
+# Of each engine; `make test-soak` gives them minutes.
+SECONDS = float(os.environ.get("SPILLWAY_FUZZ_SECONDS", "15"))
 KILL_EVERY_SECONDS = 6.0
 
 
@@ -45,8 +45,9 @@ def dying_daemon(pod: Pod) -> Iterator[list[int]]:
         {"num_gpu_blocks_override": 80},
         {"num_gpu_blocks_override": 80, "async_scheduling": True},
         {"num_gpu_blocks_override": 500, "max_num_batched_tokens": 300, "window": 128},
+        {"num_gpu_blocks_override": 80, "tensor_parallel_size": 2},
     ],
-    ids=["dense", "async", "windows"],
+    ids=["dense", "async", "windows", "two ranks"],
 )
 def test_tokens_are_those_of_their_prefix(
     make_pod: Callable[..., Pod], make_engine: Callable[..., Engine], tmp_path: Path, settings: dict[str, Any]
@@ -55,10 +56,12 @@ def test_tokens_are_those_of_their_prefix(
     window = settings.pop("window", None)
     if window is not None:
         settings["model"] = make_model(tmp_path / "model", window)
+    ranks = settings.get("tensor_parallel_size", 1)
+    bind = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, range(ranks)))} if ranks > 1 else {}
     pod = make_pod(dram_mib=64, nvme_mib=256)
     pod.start_daemon()
     # A device for little more than the longest request: the others are preempted, and their prefixes come from outside.
-    engine = make_engine(pod, max_model_len=2048, **settings)
+    engine = make_engine(pod, environment=bind, max_model_len=2048, **settings)
     engine.warm_up()
     seed = random.randrange(1 << 30)
     with dying_daemon(pod) as kills:

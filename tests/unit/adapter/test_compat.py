@@ -15,12 +15,14 @@ from spillway.adapters.vllm.compat import (
 )
 
 
-@pytest.mark.parametrize("version", ["0.33.0", "0.32.0", "0.32.3", "0.32.0+cpu", "0.33.1+cu129", "0.32.0.post1"])
+@pytest.mark.parametrize(
+    "version", ["0.33.0", "0.32.0", "0.31.1", "0.32.3", "0.32.0+cpu", "0.33.1+cu129", "0.32.0.post1"]
+)
 def test_releases_of_a_tested_minor_are_entered(version: str) -> None:
     assert version_problem(version) is None
 
 
-@pytest.mark.parametrize("version", ["0.31.0", "0.34.0", "0.32.1.dev7+g1a2b3c", "0.32.1rc1", "0.320.0", "dev", ""])
+@pytest.mark.parametrize("version", ["0.30.0", "0.34.0", "0.32.1.dev7+g1a2b3c", "0.32.1rc1", "0.320.0", "dev", ""])
 def test_everything_else_is_left_alone_by_name(version: str) -> None:
     assert f"not with {version}" in str(version_problem(version))
 

@@ -5,7 +5,7 @@ by what is there and not by a version:
 
 | since | what |
 |---|---|
-| 0.32 | requests name the tier that their loaded tokens come from (`CacheHitSource`) |
+| 0.32 | the configuration says what it hashes blocks by (`CacheConfig.hash_block_size`); requests name the tier that their loaded tokens come from (`CacheHitSource`) |
 | 0.33 | a load may end inside the step that computes on it (`TransferJob.sync`) |
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-TESTED: Final = ("0.32", "0.33")
+TESTED: Final = ("0.31", "0.32", "0.33")
 # A local part tells how a release was built (+cpu, +cu129). A nightly is something else: 0.32.1.dev7 grows into 0.33.
 _RELEASE: Final = re.compile(r"(?P<minor>\d+\.\d+)\.\d+(\.post\d+)?(\+[a-z0-9.]+)?")
 
@@ -108,6 +108,16 @@ def tokens_by_source(scheduler: Any, request: Any, tokens: int, source_of: Calla
 def _loaded_keys(scheduler: Any, status: Any, state: Any) -> list[Any]:
     loading = set().union(*(scheduler._jobs[job_id].keys for job_id in status.transfer_jobs))
     return [key for key in state.offload_keys if key in loading]
+
+
+def hash_block_tokens(vllm_config: Any, kv_cache_config: Any) -> int:
+    """How many tokens a block hash stands for. Raises AttributeError where neither the configuration nor a function says so."""
+    cache = vllm_config.cache_config
+    if hasattr(cache, "hash_block_size"):
+        return int(cache.hash_block_size)
+    from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+
+    return int(resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)[1])
 
 
 def ends_in_its_step(job: Any) -> bool:

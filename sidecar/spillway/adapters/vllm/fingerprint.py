@@ -15,6 +15,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorHandsha
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import get_offloading_group_ids
 from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
 
+from spillway.adapters.vllm.compat import hash_block_tokens
 from spillway.adapters.vllm.exact import exact
 from spillway.adapters.vllm.numerics import describe_computation, describe_environment, describe_versions
 from spillway.client.identity import IdentityUnknown, canonical_digest
@@ -96,7 +97,7 @@ def describe(
             "cache_dtype_skip_layers": sorted(cache.kv_cache_dtype_skip_layers),
             "layout": exact(cache.kv_cache_layout, "kv_cache_layout"),
             "hash_algorithm": cache.prefix_caching_hash_algo,
-            "hash_block_tokens": exact(cache.hash_block_size, "hash_block_size"),
+            "hash_block_tokens": hash_block_tokens(vllm_config, kv_cache_config),
             "parallel": {
                 "tensor": parallel.tensor_parallel_size,
                 "pipeline": parallel.pipeline_parallel_size,
