@@ -46,7 +46,7 @@ def make_pod(**spec: Any) -> Manifest:
 def test_the_api_server_finds_no_fault_in_our_policies(kube: Kube) -> None:
     def checked() -> bool:
         ours = [p for p in kube.items(*POLICY) if p["metadata"]["name"].startswith("spillway-")]
-        assert len(ours) == 5
+        assert len(ours) == 6
         return all((p.get("status") or {}).get("typeChecking") is not None for p in ours)
 
     wait_for("the policies to be type-checked", checked, 30)
@@ -104,6 +104,29 @@ def test_the_operator_cannot_create_a_privileged_pod(as_operator: client.CoreV1A
     with pytest.raises(ApiException) as refused:
         as_operator.create_namespaced_pod(RELEASE_NAMESPACE, pod, dry_run="All")
     assert "spillway-operator-pods" in str(refused.value.body)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_the_webhook_may_ask_whether_a_pod_is_admissible_and_create_none(
+    kube: Kube, namespace: str, dry_run: bool
+) -> None:
+    api = client.ApiClient(kube.api.configuration)
+    api.set_default_header("Impersonate-User", f"system:serviceaccount:{RELEASE_NAMESPACE}:spillway-webhook")
+    claim = {
+        "metadata": {"name": "probe"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    core = client.CoreV1Api(api)
+    for create, body in (
+        (core.create_namespaced_pod, make_pod()),
+        (core.create_namespaced_persistent_volume_claim, claim),
+    ):
+        if dry_run:
+            create(namespace, body, dry_run="All")
+            continue
+        with pytest.raises(ApiException) as refused:
+            create(namespace, body)
+        assert "spillway-webhook-dry-runs" in str(refused.value.body)
 
 
 def test_no_pod_mounts_a_listed_folder(kube: Kube, namespace: str) -> None:

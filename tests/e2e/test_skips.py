@@ -78,7 +78,8 @@ def test_pod_is_equal_but_for_the_annotation(kube: Kube, namespace: str, pool: s
     untouched = admitted(kube, bare_pod(namespace, None))
     skipped = admitted(kube, bare_pod(namespace, pool))
     assert plain(skipped) == plain(untouched)
-    assert skipped["metadata"]["annotations"] == {"spillway.dev/skipped": reason}
+    assert set(skipped["metadata"]["annotations"]) == {"spillway.dev/skipped", "spillway.dev/skipped-message"}
+    assert annotation(skipped, "spillway.dev/skipped") == reason
 
 
 def test_of_two_pools_that_name_one_user_the_later_is_refused(kube: Kube, namespace: str) -> None:
@@ -138,6 +139,30 @@ def test_namespace_that_forbids_the_volume(kube: Kube, namespace: str, transcrip
     finally:
         kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", forbidding)
         kube.delete("v1", "Namespace", forbidding)
+
+
+def test_namespace_whose_quota_has_no_room_for_the_sidecar(kube: Kube, namespace: str) -> None:
+    """No rule of ours knows quotas: the API server is asked."""
+    bounded = f"{namespace}-quota"
+    kube.apply(make_namespace(bounded))
+    path = kube.pool(namespace)["spec"]["tiers"]["nvme"]["volume"]["hostPath"]["path"]
+    kube.apply(make_pool(bounded, host_path=path))
+    try:
+        assert annotation(admitted(kube, bare_pod(bounded, "chat")), "spillway.dev/status") is not None
+        untouched = admitted(kube, bare_pod(bounded, None))
+        asked = untouched["spec"]["containers"][0]["resources"]["requests"]["memory"]
+        quota = {"hard": {"requests.memory": asked}}
+        meta = {"name": "just-the-engine", "namespace": bounded}
+        kube.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": quota})
+
+        def skipped() -> Manifest | None:
+            pod = admitted(kube, bare_pod(bounded, "chat"))
+            return pod if annotation(pod, "spillway.dev/skipped") == "not-admissible" else None
+
+        assert plain(wait_for("the quota to count", skipped, 20)) == plain(untouched)
+    finally:
+        kube.delete("spillway.dev/v1alpha1", "KVCachePool", "chat", bounded)
+        kube.delete("v1", "Namespace", bounded)
 
 
 def test_own_kv_transfer_config_stays_byte_for_byte(kube: Kube, namespace: str) -> None:

@@ -49,6 +49,11 @@ class SkipReason(StrEnum):
         "engine are given",
     )
     NAME_TAKEN = "name-taken", "the pod already has a container, volume or mount path of a name that Spillway needs"
+    NOT_ADMISSIBLE = (
+        "not-admissible",
+        "the API server would refuse the pod with the sidecar and takes it without; the annotation "
+        "spillway.dev/skipped-message has its words",
+    )
     INJECTION_FAILED = (
         "injection-failed",
         "the webhook met an error of its own; its log and the counter spillway_webhook_errors say which",

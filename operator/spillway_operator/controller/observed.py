@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -19,8 +19,10 @@ from spillway_operator.api.names import (
     REVISION_LABEL,
     SIDECAR_CONTAINER,
     SKIPPED_ANNOTATION,
+    SKIPPED_MESSAGE_ANNOTATION,
     STATUS_ANNOTATION,
 )
+from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
 from spillway_operator.metrics import PODS, POOLS
 
 # In place of a word that this version does not know.
@@ -42,8 +44,9 @@ class PodView:
     """What the controller keeps of a pod.
 
     `waiting` is the kubelet's reason why the sidecar's container cannot start; `skipped` is the webhook's
-    reason; `excluded` is the user's wish never to be touched. `pool` is the name in the label, which a user may change;
-    `pool_uid` is the pool that the pod was injected for, whatever its label says since, empty where it was not.
+    reason and `skip_message` its words; `excluded` is the user's wish never to be touched. `pool` is the name in the
+    label, which a user may change; `pool_uid` is the pool that the pod was injected for, whatever its label says since,
+    empty where it was not.
     """
 
     namespace: str
@@ -62,6 +65,8 @@ class PodView:
     skipped: str
     excluded: bool
     waiting: str
+    # Whoever edits it changes nothing: it is for an Event that is posted once.
+    skip_message: str = field(default="", compare=False)
 
     @property
     def key(self) -> PoolKey:
@@ -108,6 +113,7 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         pool_uid=str((injection or {}).get("poolUid", ""))[:36],
         revision=labels.get(REVISION_LABEL, ""),
         skipped=_skip_reason(annotations),
+        skip_message=_skip_message(annotations),
         excluded=labels.get(INJECT_LABEL) == "false",
         waiting=_sidecar_waiting(status),
     )
@@ -117,6 +123,14 @@ def _skip_reason(annotations: Mapping[str, str]) -> str:
     """The webhook's reason. Anybody who may change the pod may write another word, which then counts as one and the same."""
     word = annotations.get(SKIPPED_ANNOTATION, "")
     return word if not word or word in set(SkipReason) else UNKNOWN_SKIP
+
+
+def _skip_message(annotations: Mapping[str, str]) -> str:
+    """The webhook's words, as far as they are words: whoever may change the pod may write others, for an Event on that pod."""
+    if annotations.get(SKIPPED_ANNOTATION) not in set(SkipReason):
+        return ""
+    message = annotations.get(SKIPPED_MESSAGE_ANNOTATION, "")[:MAX_MESSAGE_CHARACTERS]
+    return "".join(character if character.isprintable() else " " for character in message)
 
 
 def _injection(annotations: Mapping[str, str]) -> dict[str, Any] | None:

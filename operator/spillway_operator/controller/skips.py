@@ -37,9 +37,9 @@ class SkipReporter:
 
     async def _report(self, pod: PodView) -> None:
         subject = Subject("v1", "Pod", pod.namespace, pod.name, pod.uid)
-        meaning = SkipReason.explain(pod.skipped)
+        why = pod.skip_message or SkipReason.explain(pod.skipped)
         message = f"the pod runs without a KV cache sidecar of pool {pod.pool}: {pod.skipped}"
-        message += f" ({meaning}). Mend that and re-create the pod" if meaning else ""
+        message += f" ({why}). Re-create the pod when that is mended" if why else ""
         await post_once(self._api, subject, EVENT_REASON, message)
         PODS_SKIPPED.labels(reason=pod.skipped).inc()
         log.warning("pod started without a sidecar", namespace=pod.namespace, pod=pod.name, pool=pod.pool,

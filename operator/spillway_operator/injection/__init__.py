@@ -5,10 +5,11 @@ and one line in a list.
 """
 
 from spillway_operator.injection.facts import Facts, Pod, Skip
-from spillway_operator.injection.inject import Outcome, inject, is_injected, mark_skipped
+from spillway_operator.injection.inject import MAX_MESSAGE_CHARACTERS, Outcome, inject, is_injected, mark_skipped
 from spillway_operator.injection.revision import build_sidecar_config, pool_revision
 
 __all__ = [
+    "MAX_MESSAGE_CHARACTERS",
     "Facts",
     "Outcome",
     "Pod",

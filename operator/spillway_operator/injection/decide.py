@@ -39,8 +39,7 @@ def _no_pool(pod: Pod, facts: Facts) -> Skip:
     wanted = (pod["metadata"].get("labels") or {}).get(names.POOL_LABEL, "")
     return Skip(
         SkipReason.POOL_NOT_FOUND,
-        f"no KVCachePool {wanted!r} in the pod's namespace: create it or correct the label {names.POOL_LABEL}, "
-        "then re-create the pod",
+        f"no KVCachePool {wanted!r} in the pod's namespace: create it or correct the label {names.POOL_LABEL}",
     )
 
 

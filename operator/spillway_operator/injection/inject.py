@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-from spillway_operator.api import SkipReason, names
+from spillway_operator.api import names
 from spillway_operator.injection.decide import decide
 from spillway_operator.injection.facts import Facts, Pod, Skip
 from spillway_operator.injection.mutators import MUTATORS
+
+# An Event has room for 1024, with what stands around it.
+MAX_MESSAGE_CHARACTERS = 800
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ def inject(pod: Pod, facts: Facts) -> Outcome:
         return Outcome(pod)
     plan = decide(pod, facts)
     if isinstance(plan, Skip):
-        return Outcome(mark_skipped(pod, plan.reason), plan)
+        return Outcome(mark_skipped(pod, plan), plan)
     injected = copy.deepcopy(pod)
     for mutate in MUTATORS:
         mutate(injected, plan)
@@ -42,8 +45,12 @@ def is_injected(pod: Pod) -> bool:
     return annotated and any(container["name"] == names.SIDECAR_CONTAINER for container in init_containers)
 
 
-def mark_skipped(pod: Pod, reason: SkipReason) -> Pod:
-    """`pod` with the annotation that says why it was not injected; nothing else differs."""
+def mark_skipped(pod: Pod, skip: Skip) -> Pod:
+    """`pod` with the two annotations that say why it was not injected; nothing else differs."""
     metadata = pod["metadata"]
-    annotations = {**(metadata.get("annotations") or {}), names.SKIPPED_ANNOTATION: str(reason)}
+    annotations = {
+        **(metadata.get("annotations") or {}),
+        names.SKIPPED_ANNOTATION: str(skip.reason),
+        names.SKIPPED_MESSAGE_ANNOTATION: skip.message[:MAX_MESSAGE_CHARACTERS],
+    }
     return {**pod, "metadata": {**metadata, "annotations": annotations}}

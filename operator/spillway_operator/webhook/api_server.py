@@ -1,4 +1,4 @@
-"""Read from the API server: list, watch and get over HTTP, without a client library.
+"""Ask the API server: list, watch, get and dry runs over HTTP, without a client library.
 
 The webhook reads three kinds and writes nothing; a few hundred lines of library and a third of its memory would be spent
 on what it never does. Outside a cluster (tests) the kubeconfig is read by the `kubernetes` package.
@@ -56,6 +56,10 @@ class Kind:
 POOLS = Kind("kvcachepools", "/apis/spillway.dev/v1alpha1")
 NAMESPACES = Kind("namespaces", "/api/v1", namespaced=False)
 LIMIT_RANGES = Kind("limitranges", "/api/v1")
+PODS = Kind("pods", "/api/v1")
+CLAIMS = Kind("persistentvolumeclaims", "/api/v1")
+# An answer to a creation that says nothing about the object: asked too often, not allowed to ask, a name that is in use.
+_NO_VERDICT = frozenset({401, 404, 408, 409, 429})
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,27 @@ class ApiServer:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiServerError(f"watch {path}: {error!r}") from error
 
+    async def dry_run(self, kind: Kind, namespace: str, manifest: Manifest) -> str | None:
+        """Why a creation of the object would be refused, in the API server's own words; None: it would not. Stores nothing.
+
+        Raises ApiServerError where the answer is neither: the account may not ask, an admission webhook takes no dry runs.
+        The caller bounds the time.
+        """
+        path = kind.path(namespace)
+        try:
+            async with self._session.post(
+                path, params={"dryRun": "All"}, headers=self._headers(), json=manifest
+            ) as response:
+                if response.status < 300:
+                    return None
+                status = await response.json()
+                words = str(status.get("message", "")) if isinstance(status, dict) else ""
+                if response.status in _NO_VERDICT or response.status >= 500 or _asker_is_refused(words):
+                    raise ApiServerError(f"dry run of {path}: status {response.status}: {words}")
+                return words
+        except (aiohttp.ClientError, ValueError) as error:
+            raise ApiServerError(f"dry run of {path}: {error!r}") from error
+
     async def _read(
         self, path: str, query: Mapping[str, str], timeout_seconds: float, *, absent_is_none: bool = False
     ) -> Manifest | None:
@@ -183,6 +208,11 @@ class ApiServer:
     def _headers(self) -> dict[str, str]:
         token = self._access.token()
         return {"Accept": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+
+
+def _asker_is_refused(words: str) -> bool:
+    """RBAC, and admission webhooks that take no dry runs, refuse the question; the status is the one of a refused object."""
+    return "cannot create resource" in words or "does not support dry run" in words
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from spillway.config import ConfigError
 
 from spillway_operator.api import Fault, KVCachePool, UserClaim, claim_user, find_user_fault, parse_pool
-from spillway_operator.injection import Facts
+from spillway_operator.injection import Facts, Pod
+from spillway_operator.webhook.admissible import find_refusal
 from spillway_operator.webhook.api_server import LIMIT_RANGES, NAMESPACES, POOLS, ApiServer, ApiServerError, Manifest
 from spillway_operator.webhook.cache import WatchCache
 from spillway_operator.webhook.files import StatusKeys
@@ -85,6 +86,10 @@ class Cluster:
             status_public_keys=self._keys.current,
             pull_policy=self._settings.sidecar_pull_policy,
         )
+
+    async def find_refusal(self, namespace: str, injected: Pod, plain: Pod) -> str | None:
+        """The API server's words where it refuses the injected pod and not the plain one."""
+        return await find_refusal(self._api, namespace, injected, plain)
 
     async def _pool(self, namespace: str, name: str) -> KnownPool:
         known = self._pools.find(name, namespace)

@@ -34,6 +34,18 @@ LIVE_READS = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+DRY_RUNS = Counter(
+    "spillway_webhook_dry_runs",
+    "Injected pods that the API server was asked about, by its answer (admissible, refused, undecided).",
+    ["answer"],
+    registry=REGISTRY,
+)
+DRY_RUN_SECONDS = Histogram(
+    "spillway_webhook_dry_run_seconds",
+    "Duration of the dry runs of one review.",
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5),
+    registry=REGISTRY,
+)
 CACHED_OBJECTS = Gauge(
     "spillway_webhook_cached_objects", "Objects in the watch caches, by kind.", ["kind"], registry=REGISTRY
 )

@@ -20,6 +20,8 @@ from spillway_operator.webhook.patch import build_patch
 MAX_WARNING_CHARACTERS = 250
 
 Gather = Callable[[str, str], Awaitable[Facts]]
+# (namespace, injected pod, plain pod) -> the API server's words if it refuses the one and not the other.
+FindRefusal = Callable[[str, Pod, Pod], Awaitable[str | None]]
 Response = dict[str, Any]
 log = structlog.get_logger()
 
@@ -28,7 +30,7 @@ class UnreadableReview(ValueError):
     """The request is no AdmissionReview of a pod: there is no uid to answer to."""
 
 
-async def answer(body: bytes, gather: Gather) -> Response:
+async def answer(body: bytes, gather: Gather, find_refusal: FindRefusal) -> Response:
     """The AdmissionReview that answers `body`. Raises UnreadableReview if that is none."""
     try:
         request = json.loads(body)["request"]
@@ -37,14 +39,14 @@ async def answer(body: bytes, gather: Gather) -> Response:
         ERRORS.labels("unreadable-review").inc()
         raise UnreadableReview(f"the body is no AdmissionReview: {error!r}") from error
     with REVIEW_SECONDS.time():
-        response = _respond(pod, await _review(pod, namespace, gather))
+        response = _respond(pod, await _review(pod, namespace, gather, find_refusal))
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": uid, **response}}
 
 
-async def _review(pod: Pod, namespace: str, gather: Gather) -> Outcome:
+async def _review(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRefusal) -> Outcome:
     started = time.monotonic()
     try:
-        outcome = await _inject(pod, namespace, gather)
+        outcome = await _inject(pod, namespace, gather, find_refusal)
     except ApiServerError as error:
         outcome = _failed(pod, "api-server", str(error))
     except Exception as error:
@@ -63,19 +65,23 @@ async def _review(pod: Pod, namespace: str, gather: Gather) -> Outcome:
     return outcome
 
 
-async def _inject(pod: Pod, namespace: str, gather: Gather) -> Outcome:
+async def _inject(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRefusal) -> Outcome:
     labels = pod["metadata"].get("labels") or {}
     pool_name = labels.get(names.POOL_LABEL)
     if pool_name is None or labels.get(names.INJECT_LABEL) == "false" or is_injected(pod):
         return Outcome(pod)
-    return inject(pod, await gather(namespace, pool_name))
+    outcome = inject(pod, await gather(namespace, pool_name))
+    if outcome.skip is None and (words := await find_refusal(namespace, outcome.pod, pod)):
+        skip = Skip(SkipReason.NOT_ADMISSIBLE, f"the API server refuses the pod with a sidecar: {words}")
+        return Outcome(mark_skipped(pod, skip), skip)
+    return outcome
 
 
 def _failed(pod: Pod, kind: str, problem: str) -> Outcome:
     ERRORS.labels(kind).inc()
     skip = Skip(SkipReason.INJECTION_FAILED, problem)
     if _is_pod(pod):
-        return Outcome(mark_skipped(pod, skip.reason), skip)
+        return Outcome(mark_skipped(pod, skip), skip)
     return Outcome(pod, skip)
 
 

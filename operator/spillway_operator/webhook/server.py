@@ -61,7 +61,9 @@ class Server:
             STRANGERS.inc()
             raise web.HTTPNotFound
         try:
-            return web.json_response(await answer(await request.read(), self._cluster.gather))
+            return web.json_response(
+                await answer(await request.read(), self._cluster.gather, self._cluster.find_refusal)
+            )
         except UnreadableReview as error:
             return web.json_response({"error": str(error)}, status=400)
 

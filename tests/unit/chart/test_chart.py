@@ -156,9 +156,18 @@ def test_rights_that_nobody_gets(manifests: list[Manifest], account: str) -> Non
             assert not {"update", "patch"} & set(rule["verbs"])
 
 
-def test_the_webhook_only_reads(manifests: list[Manifest]) -> None:
-    verbs = {verb for rule in rules_of(manifests, "spillway-webhook") for verb in rule["verbs"]}
-    assert verbs == {"get", "list", "watch"}
+def test_the_webhook_reads_and_asks_by_dry_runs(manifests: list[Manifest]) -> None:
+    rules = rules_of(manifests, "spillway-webhook")
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch", "create"}
+    (creates,) = [rule for rule in rules if "create" in rule["verbs"]]
+    (policy,) = [
+        m["spec"]
+        for m in manifests
+        if m["kind"] == "ValidatingAdmissionPolicy" and m["metadata"]["name"] == "spillway-webhook-dry-runs"
+    ]
+    (narrowed,) = policy["matchConstraints"]["resourceRules"]
+    assert set(narrowed["resources"]) == set(creates["resources"])
+    assert creates["verbs"] == ["create"]
 
 
 def test_no_network_policy_is_created(manifests: list[Manifest]) -> None:

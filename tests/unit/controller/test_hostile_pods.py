@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from rig import Rig
 from spillway_operator.controller.client import EVENTS
 from spillway_operator.controller.members import MemberReport
-from spillway_operator.controller.observed import Observed
+from spillway_operator.controller.observed import Observed, PoolKey
+from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
 from spillway_operator.metrics import PODS_SKIPPED
 
 SOUND = {"name": "dram", "capacity_bytes": 1, "used_bytes": 1, "chunks": 1}
@@ -43,6 +44,19 @@ def test_edits_of_the_skip_reason_are_one_change() -> None:
     observed = Observed()
     changes = [bool(observed.put_pod(skipped_with(f"x{number}"))) for number in range(300)]
     assert sum(changes) == 1
+
+
+def test_edits_of_the_skip_message_change_nothing_and_are_bounded() -> None:
+    observed = Observed()
+    body = skipped_with("host-ipc")
+    changes = []
+    for number in range(300):
+        body["metadata"]["annotations"]["spillway.dev/skipped-message"] = f"{number}\n\x1b[2J" + "y" * 5000
+        changes.append(bool(observed.put_pod(body)))
+    assert sum(changes) == 1
+    (pod,) = observed.pods(PoolKey(body["metadata"]["namespace"], "chat"))
+    assert len(pod.skip_message) <= MAX_MESSAGE_CHARACTERS
+    assert pod.skip_message.isprintable()
 
 
 async def test_edits_of_the_skip_reason_are_one_event_and_no_label_values() -> None:

@@ -31,13 +31,14 @@ def test_skip_changes_only_the_annotation(case: Case) -> None:
         assert outcome.pod["spec"] == case.pod["spec"]
         annotations = dict(outcome.pod["metadata"]["annotations"])
         assert annotations.pop(names.SKIPPED_ANNOTATION) == outcome.skip.reason
+        assert annotations.pop(names.SKIPPED_MESSAGE_ANNOTATION) == outcome.skip.message
         assert {**outcome.pod["metadata"], "annotations": annotations} == {"annotations": {}, **case.pod["metadata"]}
 
 
 def test_every_skip_reason_of_injection_has_a_case() -> None:
     seen = {outcome.skip.reason for outcome in (case.run() for case in CASES) if outcome.skip is not None}
-    # injection-failed is the webhook's own: tests/unit/webhook.
-    assert seen == set(SkipReason) - {SkipReason.INJECTION_FAILED}
+    # These are the webhook's own: tests/unit/webhook.
+    assert seen == set(SkipReason) - {SkipReason.INJECTION_FAILED, SkipReason.NOT_ADMISSIBLE}
 
 
 def test_input_is_not_changed() -> None:

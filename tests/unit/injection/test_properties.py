@@ -9,7 +9,7 @@ from golden_cases import load_case
 from hypothesis import given
 from hypothesis import strategies as st
 from spillway_operator.api import names
-from spillway_operator.injection import Facts, inject, is_injected
+from spillway_operator.injection import MAX_MESSAGE_CHARACTERS, Facts, inject, is_injected
 from spillway_operator.injection.qos import is_guaranteed
 
 POOLS = {name: load_case(name).facts for name in ("besteffort", "burstable", "guaranteed", "hostpath")}
@@ -130,3 +130,5 @@ def test_pod_is_injected_or_says_why_not(pod: dict[str, Any], facts: Facts) -> N
     else:
         assert outcome.pod["spec"] == pod["spec"]
         assert outcome.pod["metadata"]["annotations"][names.SKIPPED_ANNOTATION] == outcome.skip.reason
+        said = outcome.pod["metadata"]["annotations"][names.SKIPPED_MESSAGE_ANNOTATION]
+        assert said == outcome.skip.message[:MAX_MESSAGE_CHARACTERS]

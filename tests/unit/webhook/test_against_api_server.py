@@ -56,8 +56,8 @@ class Asker:
     def __init__(self, session: aiohttp.ClientSession, url: str, http_url: str, trust: ssl.SSLContext) -> None:
         self._session, self._url, self._http_url, self._trust = session, url, http_url, trust
 
-    async def ask(self) -> dict[str, Any]:
-        body = make_review(make_pod()).replace(b'"team-a"', f'"{NAMESPACE}"'.encode())
+    async def ask(self, pod: Any = None, namespace: str = NAMESPACE) -> dict[str, Any]:
+        body = make_review(pod or make_pod()).replace(b'"team-a"', f'"{namespace}"'.encode())
         async with self._session.post(self._url, data=body, ssl=self._trust) as answered:
             response: dict[str, Any] = (await answered.json())["response"]
             return response
@@ -66,9 +66,9 @@ class Asker:
         async with self._session.get(f"{self._http_url}/readyz") as answered:
             return answered.status == 200
 
-    async def warned(self) -> str:
+    async def warned(self, pod: Any = None, namespace: str = NAMESPACE) -> str:
         """The first warning of the answer, empty when there is none."""
-        return str((await self.ask()).get("warnings", [""])[0])
+        return str((await self.ask(pod, namespace)).get("warnings", [""])[0])
 
 
 @pytest.fixture
@@ -142,3 +142,96 @@ async def test_injected_pod_is_admitted_where_restricted_is_enforced(kube: Kube,
     # A young namespace has no ServiceAccount yet.
     made = wait_for("the pod to be admitted", lambda: pods.create(body=pod, namespace=NAMESPACE, dry_run="All"), 20)
     assert [c["name"] for c in made.to_dict()["spec"]["initContainers"]] == ["spillway-client", "spillway"]
+
+
+BOUNDED = "spillway-dry-run-test"
+POLICY = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": "spillway-test-third-party"}}
+# What would refuse a pod for what Spillway adds to it, the engine's container being modest, and what the API server says then.
+OBSTACLES: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "quota of memory": (
+        [{"kind": "ResourceQuota", "spec": {"hard": {"requests.memory": "64Mi"}}}],
+        "exceeded quota: obstacle",
+    ),
+    "quota of claims": (
+        [{"kind": "ResourceQuota", "spec": {"hard": {"persistentvolumeclaims": "0"}}}],
+        "exceeded quota: obstacle, requested: persistentvolumeclaims=1",
+    ),
+    "range of ephemeral storage": (
+        [
+            {
+                "kind": "LimitRange",
+                "spec": {
+                    "limits": [
+                        {"type": "Container", "default": {"ephemeral-storage": "100Mi"}},
+                        {"type": "Pod", "max": {"ephemeral-storage": "150Mi"}},
+                    ]
+                },
+            }
+        ],
+        "maximum ephemeral-storage usage per Pod is 150Mi",
+    ),
+    "policy of a third party": (
+        [
+            {
+                **POLICY,
+                "kind": "ValidatingAdmissionPolicy",
+                "spec": {
+                    "matchConstraints": {
+                        "resourceRules": [
+                            {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+                        ],
+                        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": BOUNDED}},
+                    },
+                    "validations": [{"expression": "!has(object.spec.initContainers)", "message": "no init containers here"}],
+                },
+            },
+            {
+                **POLICY,
+                "kind": "ValidatingAdmissionPolicyBinding",
+                "spec": {"policyName": "spillway-test-third-party", "validationActions": ["Deny"]},
+            },
+        ],
+        "no init containers here",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def bounded(kube: Kube) -> Iterator[str]:
+    """A namespace with the pool and nothing in the way yet."""
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": BOUNDED}})
+    volume = {"type": "Ephemeral", "ephemeral": {"storageClassName": "fast"}}
+    tiers = {"dram": {"capacity": "64Mi"}, "nvme": {"capacity": "64Mi", "volume": volume}}
+    kube.apply({**POOL, "metadata": {"name": "chat", "namespace": BOUNDED}, "spec": {"tiers": tiers}})
+    wait_for("the ServiceAccount", lambda: kube.get("v1", "ServiceAccount", "default", BOUNDED), 20)
+    yield BOUNDED
+    kube.delete("v1", "Namespace", BOUNDED)
+    for kind in ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"):
+        kube.delete(str(POLICY["apiVersion"]), kind, "spillway-test-third-party")
+    wait_for("the namespace to be gone", lambda: kube.get("v1", "Namespace", BOUNDED) is None, 60)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+async def test_pod_that_only_we_make_inadmissible_starts_plain(
+    kube: Kube, webhook: Asker, bounded: str, obstacle: str
+) -> None:
+    pod = make_pod()
+    pod["spec"]["containers"][0]["resources"] = {"requests": {"memory": "16Mi"}, "limits": {"memory": "16Mi"}}
+
+    async def injected() -> bool:
+        return "patch" in await webhook.ask(pod, bounded) and not await webhook.warned(pod, bounded)
+
+    await until(injected)
+    manifests, words = OBSTACLES[obstacle]
+    for manifest in manifests:
+        placed = {"apiVersion": "v1", "metadata": {"name": "obstacle", "namespace": bounded}, **manifest}
+        kube.apply(placed)
+
+    async def refused() -> bool:
+        warning = await webhook.warned(pod, bounded)
+        return "not-admissible" in warning and words in warning
+
+    await until(refused)
+    plain = {**pod, "metadata": {"name": "plain", "namespace": bounded}}  # no label: no webhook is asked
+    pods = kube.dynamic.resources.get(api_version="v1", kind="Pod")
+    assert pods.create(body=plain, namespace=bounded, dry_run="All")

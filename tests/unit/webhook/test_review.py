@@ -36,12 +36,22 @@ async def never(namespace: str, pool: str) -> Facts:
     raise AssertionError("nothing needs to be known about this pod")
 
 
+async def admissible(namespace: str, injected: Any, plain: Any) -> None:
+    return None
+
+
+async def refused(namespace: str, injected: Any, plain: Any) -> str:
+    assert namespace == "team-a"
+    assert injected == inject(plain, FACTS).pod
+    return 'pods "chat-x" is forbidden: exceeded quota: small'
+
+
 def counted(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def respond(pod: Any, gather: Any) -> dict[str, Any]:
-    review = await answer(make_review(pod), gather)
+async def respond(pod: Any, gather: Any, find_refusal: Any = admissible) -> dict[str, Any]:
+    review = await answer(make_review(pod), gather, find_refusal)
     response: dict[str, Any] = review["response"]
     assert response["uid"] == "4b1d"
     assert response["allowed"] is True
@@ -71,10 +81,23 @@ async def test_skip_is_annotated_warned_of_and_counted() -> None:
     pod = make_pod(hostIPC=True)
     response = await respond(pod, known)
     after = patched(pod, response)
-    assert after["metadata"]["annotations"] == {names.SKIPPED_ANNOTATION: "host-ipc"}
+    assert after["metadata"]["annotations"] == {
+        names.SKIPPED_ANNOTATION: "host-ipc",
+        names.SKIPPED_MESSAGE_ANNOTATION: "spec.hostIPC is true: remove it to let the pod be injected",
+    }
     assert after["spec"] == pod["spec"]
     assert response["warnings"][0].startswith("no Spillway sidecar (host-ipc): spec.hostIPC is true")
     assert counted("spillway_webhook_skips_total", reason="host-ipc") == before + 1
+
+
+async def test_pod_that_the_api_server_refuses_because_of_us_starts_plain_with_its_words() -> None:
+    pod = make_pod()
+    response = await respond(pod, known, refused)
+    after = patched(pod, response)
+    assert after["metadata"]["annotations"][names.SKIPPED_ANNOTATION] == "not-admissible"
+    assert "exceeded quota: small" in after["metadata"]["annotations"][names.SKIPPED_MESSAGE_ANNOTATION]
+    assert after["spec"] == pod["spec"]
+    assert "exceeded quota: small" in response["warnings"][0]
 
 
 @pytest.mark.parametrize(("gather", "kind"), [(unreachable, "api-server"), (broken, "unexpected")])
@@ -82,7 +105,7 @@ async def test_failure_of_ours_lets_the_pod_start_plain(gather: Any, kind: str) 
     before = counted("spillway_webhook_errors_total", kind=kind)
     pod = make_pod()
     response = await respond(pod, gather)
-    assert patched(pod, response)["metadata"]["annotations"] == {names.SKIPPED_ANNOTATION: "injection-failed"}
+    assert patched(pod, response)["metadata"]["annotations"][names.SKIPPED_ANNOTATION] == "injection-failed"
     assert len(response["warnings"][0]) <= MAX_WARNING_CHARACTERS
     assert counted("spillway_webhook_errors_total", kind=kind) == before + 1
 
@@ -97,7 +120,7 @@ async def test_strange_pod_is_allowed(pod: Any) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"request": {}}', b'{"request": null}'])
 async def test_what_is_no_review_is_told_so(body: bytes) -> None:
     with pytest.raises(UnreadableReview, match="no AdmissionReview"):
-        await answer(body, never)
+        await answer(body, never, admissible)
 
 
 def test_patch_of_equal_pods_is_empty() -> None:

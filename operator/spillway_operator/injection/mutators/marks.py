@@ -15,6 +15,7 @@ def mutate(pod: Pod, plan: Plan) -> None:
     metadata.setdefault("labels", {})[names.REVISION_LABEL] = plan.config.revision
     annotations = metadata.setdefault("annotations", {})
     annotations.pop(names.SKIPPED_ANNOTATION, None)
+    annotations.pop(names.SKIPPED_MESSAGE_ANNOTATION, None)
     status = {
         "pool": plan.pool.metadata.name,
         "poolUid": plan.pool.metadata.uid,

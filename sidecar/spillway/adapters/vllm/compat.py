@@ -5,7 +5,8 @@ by what is there and not by a version:
 
 | since | what |
 |---|---|
-| 0.32 | the configuration says what it hashes blocks by (`CacheConfig.hash_block_size`); requests name the tier that their loaded tokens come from (`CacheHitSource`) |
+| 0.32 | the configuration says what blocks are hashed by (`CacheConfig.hash_block_size`) |
+| 0.32 | requests name the tier that their loaded tokens come from (`CacheHitSource`) |
 | 0.33 | a load may end inside the step that computes on it (`TransferJob.sync`) |
 """
 

@@ -1,0 +1,84 @@
+"""Would the API server take the injected pod where it takes the plain one? It is asked by dry runs; nothing is stored.
+
+No list of rules is complete: quotas, LimitRanges of any resource, Pod Security by cluster-wide default, SCCs and policies of third
+parties all speak at creation. So they are asked. What counts is the difference: a pod that is refused without us is refused with us as
+well, whoever asks, and an account of ours may be refused what the pod's own creator is not.
+
+Source: "Dry-run" of the Kubernetes API concepts; admission, validation and quota take part, and nothing is charged to a quota.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from spillway_operator.api import names
+from spillway_operator.injection import Pod
+from spillway_operator.webhook.api_server import CLAIMS, PODS, ApiServer, ApiServerError, Manifest
+from spillway_operator.webhook.metrics import DRY_RUN_SECONDS, DRY_RUNS
+
+# All dry runs of a review together: the API server waits 5 s for the webhook, and reads may have taken 3.
+BUDGET_SECONDS = 1.5
+# What a stored object has and a new one must not, or need not.
+_STORED = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink", "generation")
+
+
+async def find_refusal(api: ApiServer, namespace: str, injected: Pod, plain: Pod) -> str | None:
+    """The API server's own words where it refuses `injected`, or a claim that it brings, and not `plain`; else None.
+
+    None also where it cannot be told within the budget: an API server that has no time to answer has no time for every pod
+    to be held up, and the static rules have been asked.
+    """
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(BUDGET_SECONDS):
+            refusal = await _difference(api, namespace, injected, plain)
+    except (ApiServerError, TimeoutError):
+        DRY_RUNS.labels("undecided").inc()
+        return None
+    finally:
+        DRY_RUN_SECONDS.observe(time.monotonic() - started)
+    DRY_RUNS.labels("admissible" if refusal is None else "refused").inc()
+    return refusal
+
+
+async def _difference(api: ApiServer, namespace: str, injected: Pod, plain: Pod) -> str | None:
+    claims = [_claim_of(injected, volume) for volume in injected["spec"].get("volumes") or [] if _is_our_claim(volume)]
+    asked = [(PODS, _new(injected, namespace)), *((CLAIMS, _new(claim, namespace)) for claim in claims)]
+    answers = await asyncio.gather(*(api.dry_run(kind, namespace, one) for kind, one in asked))
+    refused = [(kind, answer) for (kind, _), answer in zip(asked, answers, strict=True) if answer is not None]
+    for kind, words in refused:
+        if kind is CLAIMS:
+            return words
+        if await api.dry_run(PODS, namespace, _new(_left_alone(plain), namespace)) is None:
+            return words
+    if refused:
+        raise ApiServerError("the pod is refused without Spillway as well, to this account at least")
+    return None
+
+
+def _is_our_claim(volume: Manifest) -> bool:
+    return str(volume["name"]).startswith(names.VOLUME_PREFIX) and "ephemeral" in volume
+
+
+def _claim_of(pod: Pod, volume: Manifest) -> Manifest:
+    """The claim that a controller makes of the volume once the pod is there, when nobody can take the pod back."""
+    template = volume["ephemeral"]["volumeClaimTemplate"]
+    # The API server names the pod later; of a claim's name nothing but its length is judged.
+    owner = pod["metadata"].get("name") or f"{pod['metadata'].get('generateName', '')}xxxxx"
+    return {
+        "metadata": {**(template.get("metadata") or {}), "name": f"{owner}-{volume['name']}"},
+        "spec": template["spec"],
+    }
+
+
+def _left_alone(plain: Pod) -> Pod:
+    """`plain` as the webhook is not asked about: it would inject it."""
+    metadata = plain["metadata"]
+    labels = {**(metadata.get("labels") or {}), names.INJECT_LABEL: "false"}
+    return {**plain, "metadata": {**metadata, "labels": labels}}
+
+
+def _new(manifest: Manifest, namespace: str) -> Manifest:
+    metadata = {key: value for key, value in manifest["metadata"].items() if key not in _STORED}
+    return {"metadata": {**metadata, "namespace": namespace}, "spec": manifest["spec"]}
