@@ -70,6 +70,29 @@ def no_webhook(kube: Kube) -> Iterator[None]:
     yield from scaled_to_zero(kube, "spillway-webhook")
 
 
+def injection_ready(kube: Kube, namespace: str) -> str:
+    condition = kube.condition(namespace, "InjectionReady")
+    return str(condition and condition["status"])
+
+
+@pytest.fixture
+def misdirected_webhook(kube: Kube, engine: Engine) -> Iterator[None]:
+    """Replicas are ready, the configuration is sound, and the Service leads to a port where nobody listens."""
+    patch = {"spec": {"ports": [{"name": "https", "port": 443, "targetPort": 9}]}}
+    kube.core.patch_namespaced_service("spillway-webhook", RELEASE_NAMESPACE, patch)
+    yield
+    patch["spec"]["ports"][0]["targetPort"] = "https"
+    kube.core.patch_namespaced_service("spillway-webhook", RELEASE_NAMESPACE, patch)
+    wait_for("InjectionReady again", lambda: injection_ready(kube, engine.namespace) == "True", 60)
+
+
+def test_webhook_that_only_looks_sound_is_not_ready(kube: Kube, engine: Engine, misdirected_webhook: None) -> None:
+    wait_for("InjectionReady to be False", lambda: injection_ready(kube, engine.namespace) == "False", 60)
+    condition = kube.condition(engine.namespace, "InjectionReady")
+    assert condition is not None
+    assert "the webhook was not called" in condition["message"]
+
+
 @pytest.mark.usefixtures("no_operator")
 def test_pod_is_injected_and_hits_without_the_operator(engine: Engine, transcript: Transcript) -> None:
     engine.delete_pod()

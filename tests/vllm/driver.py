@@ -6,6 +6,7 @@ wait, `start`, `step` and `finish` drive a request in parts.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -168,6 +169,7 @@ class Engine:
 
     def metrics(self) -> dict[str, Any]:
         found: dict[str, float] = {}
+        found["tells_sources"] = importlib.util.find_spec("vllm.v1.metrics.cache_hit_source") is not None
         for metric in self.llm.get_metrics():
             labels = getattr(metric, "labels", {})
             if "by_source" in metric.name:

@@ -236,6 +236,11 @@ class Engine:
     def external_tokens(self) -> int:
         return int(self.ask("metrics").get("prompt_tokens_by_source/external_kv_transfer", 0))
 
+    def cached_tokens(self, source: str) -> int | None:
+        """vLLM's own count of prompt tokens that came from there; None of a minor that has none (0.31)."""
+        metrics = self.ask("metrics")
+        return int(metrics[f"prompt_tokens_cached_by_source/{source}"]) if metrics["tells_sources"] else None
+
     def warm_up(self) -> None:
         """Small requests until the engine is attached and its identity is known."""
 

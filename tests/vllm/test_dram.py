@@ -56,7 +56,7 @@ def test_engine_that_was_up_before_its_sidecar_stores_and_loads(engines: Engines
     engines.early.ask("reset_device")
     assert store(engines, engines.early, EARLY) == engines.cold_tokens
     assert load(engines.early, EARLY) == (engines.cold_tokens, 768)
-    assert engines.early.ask("metrics")["prompt_tokens_cached_by_source/host"] >= 768
+    assert engines.early.cached_tokens("host") in (None, 768)
 
 
 def test_another_engine_process_loads_what_the_first_stored(engines: Engines) -> None:

@@ -25,6 +25,8 @@ from kubernetes.client import ApiClient, ApiException, Configuration
 from spillway_operator.metrics import API_WRITES
 
 REQUEST_TIMEOUT_SECONDS = 3.0
+# A dry run writes nothing, so no fence depends on its end; a webhook that does not answer is waited for 5 s.
+DRY_RUN_TIMEOUT_SECONDS = 10.0
 APPLY_CONTENT_TYPE = "application/apply-patch+yaml"
 
 Manifest = dict[str, Any]
@@ -40,6 +42,14 @@ class FieldManager(StrEnum):
     INJECT_PATH = "spillway-inject-path"
     STATUS_KEYS = "spillway-status-keys"
     UNINSTALL = "spillway-uninstall"
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What came of a creation that stores nothing: the object, or None where it was refused, and the warnings with it."""
+
+    created: Manifest | None
+    warnings: str
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,21 @@ class ApiServer:
         API_WRITES.labels(verb="create", kind=resource.kind).inc()
         return answer
 
+    async def dry_run(self, manifest: Manifest, resource: Resource) -> DryRun:
+        """Ask for a creation that stores nothing. Raises ApiError where it was not refused for what it is."""
+        path = resource.path(manifest["metadata"].get("namespace"))
+        call = partial(
+            self._call, "POST", path, {"dryRun": "All"}, manifest, "application/json", DRY_RUN_TIMEOUT_SECONDS
+        )
+        status, raw, warnings = await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        if 200 <= status <= 299:
+            created: Manifest = json.loads(raw)
+            return DryRun(created, warnings)
+        message = _message_of(raw)
+        if status not in (400, 403, 422) or "cannot create resource" in message:
+            raise _error_of(status, "POST", path, message)
+        return DryRun(None, warnings)
+
     async def replace(self, manifest: Manifest, resource: Resource) -> Manifest:
         """PUT one object under its resourceVersion. Raises Conflict where somebody was faster."""
         metadata = manifest["metadata"]
@@ -204,24 +229,35 @@ class ApiServer:
     def _request_blocking(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Manifest | None, content_type: str
     ) -> Manifest:
+        status, raw, _ = self._call(method, path, query, body, content_type, REQUEST_TIMEOUT_SECONDS)
+        if not 200 <= status <= 299:
+            raise _error_of(status, method, path, _message_of(raw))
+        parsed: Manifest = json.loads(raw)
+        return parsed
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Manifest | None,
+        content_type: str,
+        timeout_seconds: float,
+    ) -> tuple[int, bytes, str]:
+        """Status, body and warnings of an answer, whatever it says. Raises ApiError where there is none."""
         target = f"{path}?{urlencode(query)}" if query else path
         headers = {"Accept": "application/json", "Content-Type": content_type}
         _, url, signed_headers, _, _ = self._client.param_serialize(
             method, target, header_params=headers, auth_settings=["BearerToken"]
         )
         try:
-            response = self._client.call_api(
-                method, url, signed_headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
+            response = self._client.call_api(method, url, signed_headers, body, _request_timeout=timeout_seconds)
             raw = response.read()  # type: ignore[no-untyped-call]
         except ApiException as error:
             raise _error_of(error.status or 0, method, path, str(error.reason)) from error
         except urllib3.exceptions.HTTPError as error:
             raise _error_of(0, method, path, str(error)) from error
-        if not 200 <= response.status <= 299:
-            raise _error_of(response.status, method, path, _message_of(raw))
-        parsed: Manifest = json.loads(raw)
-        return parsed
+        return response.status, raw, str(response.headers.get("Warning", ""))
 
 
 def _message_of(raw: bytes) -> str:

@@ -49,7 +49,13 @@ class Controller:
         members = MemberReader(signer, self._observed.injected_pods, self._add)
         self._members = members
         self._webhook = WebhookHealth(
-            api, settings.namespace, WEBHOOK_SERVICE, WEBHOOK_CONFIGURATION, on_change=self._add_all
+            api,
+            settings.namespace,
+            WEBHOOK_SERVICE,
+            WEBHOOK_CONFIGURATION,
+            settings.control_image,
+            find_namespaces=lambda: {key.namespace for key in self._observed.pools()},
+            on_change=self._add_all,
         )
         deletion = PoolDeletion(api, self._observed, settings, DiskCleaner(api, settings))
         self._reconciler = Reconciler(

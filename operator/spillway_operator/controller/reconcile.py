@@ -102,9 +102,12 @@ class Reconciler:
         injected = self.observed.injected_for(metadata.namespace, metadata.uid)
         if metadata.deletion_timestamp is not None:
             return await self.deletion.advance(metadata, pool, previous, injected)
+        webhook_problem = await self.webhook.problem_in(metadata.namespace)
         if pool is None:
             nodes = list(previous.disk.nodes) if previous.disk else []
-            return await self._report(metadata, self._facts(key, metadata, None, fault), previous, nodes)
+            return await self._report(
+                metadata, self._facts(key, metadata, None, fault, webhook_problem), previous, nodes
+            )
         nodes = decide_disk_nodes(pool, injected)
         await self._apply_finalizer(pool, nodes)
         try:
@@ -114,7 +117,7 @@ class Reconciler:
             config_map_problem = ""
         fault = find_fault(pool, self.settings.allowed) or self._user_fault(key)
         fault = fault or await self._storage_class_fault(pool)
-        facts = self._facts(key, metadata, pool, fault, config_map_problem)
+        facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem)
         again_seconds = await self._report(metadata, facts, previous, nodes)
         if config_map_problem or (fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND):
             return UNWATCHED_RETRY_SECONDS
@@ -126,6 +129,7 @@ class Reconciler:
         metadata: Metadata,
         pool: KVCachePool | None,
         fault: Fault | None,
+        webhook_problem: str,
         config_map_problem: str = "",
     ) -> Facts:
         pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
@@ -133,7 +137,7 @@ class Reconciler:
             generation=metadata.generation,
             fault=fault,
             config_map_problem=config_map_problem,
-            webhook_problem=self.webhook.problem,
+            webhook_problem=webhook_problem,
             pods=pods,
             observations=tuple((pod, self.members.observation(pod.uid)) for pod in pods if pod.injected),
             revision=self._revision(pool, fault),

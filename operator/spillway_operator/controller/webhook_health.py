@@ -1,40 +1,52 @@
-"""Whether the API server can reach the webhook: its configuration trusts it and a replica is ready.
+"""Whether labelled pods are injected: the webhook's configuration and replicas are looked at, and then it is tried.
 
-Without it labelled pods start without a sidecar, by design; InjectionReady of every pool says so.
+Everything between the API server and the webhook may be broken while each part looks sound: a Service's port, a CA, a network policy,
+a namespace that the configuration leaves out. So a pod is created as a dry run in the pools' own namespaces, and the webhook says on it
+that it was called. Without it labelled pods start without a sidecar, by design; InjectionReady of the pools says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
+from spillway_operator.api import names
 from spillway_operator.controller.client import (
     ENDPOINT_SLICES,
+    PODS,
     WEBHOOK_CONFIGURATIONS,
     ApiError,
     ApiServer,
+    DryRun,
     Manifest,
 )
 from spillway_operator.controller.inject_tokens import called_word
+from spillway_operator.resources.probe_pod import build_probe_pod
 
 LOOK_EVERY_SECONDS = 10.0
+# Of the pools' namespaces, in turn. Where one gives another answer than before, all are asked again.
+PROBES_PER_LOOK = 4
 
 log = structlog.get_logger()
 
 
 @dataclass
 class WebhookHealth:
-    """The last look at the webhook. `problem` is empty while it serves, and before the first look."""
+    """The last look at the webhook. `problem` is what all namespaces have; empty while there is none, and before the first look."""
 
     api: ApiServer
     namespace: str
     service: str
     configuration: str
+    image: str
+    find_namespaces: Callable[[], Iterable[str]]
     on_change: Callable[[], None]
     problem: str = field(default="", init=False)
+    # By namespace, the one that was asked last at the end; empty where the webhook was called.
+    _answers: dict[str, str] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
         """Look until cancelled; call `on_change` whenever the answer changed."""
@@ -49,14 +61,47 @@ class WebhookHealth:
         except ApiError as error:
             log.warning("webhook could not be looked at", reason=str(error))
             return
-        if problem == self.problem:
-            return
-        self.problem = problem
-        if problem:
-            log.warning("webhook does not serve, labelled pods start without a sidecar", reason=problem)
-        else:
-            log.info("webhook serves")
-        self.on_change()
+        if problem != self.problem:
+            self.problem = problem
+            self._answers.clear()
+            if problem:
+                log.warning("webhook does not serve, labelled pods start without a sidecar", reason=problem)
+            else:
+                log.info("webhook serves")
+            self.on_change()
+        elif not problem:
+            await self._probe_next()
+
+    async def problem_in(self, namespace: str) -> str:
+        """Why labelled pods of a namespace start without a sidecar, empty if they do not. Asks, where that is not known yet."""
+        if not self.problem and namespace not in self._answers:
+            await self._probe(namespace)
+        return self.problem or self._answers.get(namespace, "")
+
+    async def _probe_next(self) -> None:
+        wanted = set(self.find_namespaces())
+        for namespace in [known for known in self._answers if known not in wanted]:
+            del self._answers[namespace]
+        for namespace in list(self._answers)[:PROBES_PER_LOOK]:
+            before = self._answers[namespace]
+            await self._probe(namespace)
+            if self._answers.get(namespace) != before:
+                self._answers = {namespace: self._answers[namespace]}
+                self.on_change()
+                return
+
+    async def _probe(self, namespace: str) -> None:
+        try:
+            answer = _read_answer(await self.api.dry_run(build_probe_pod(namespace, self.image), PODS), namespace)
+        except ApiError as error:
+            log.warning("webhook could not be tried", namespace=namespace, reason=str(error))
+            answer = None
+        before = self._answers.pop(namespace, "")
+        self._answers[namespace] = before if answer is None else answer
+        if answer and answer != before:
+            log.warning(
+                "webhook is not called, labelled pods start without a sidecar", namespace=namespace, reason=answer
+            )
 
     async def _find_problem(self) -> str:
         configuration = await self.api.get(WEBHOOK_CONFIGURATIONS, self.configuration)
@@ -72,6 +117,24 @@ class WebhookHealth:
         if not any(_has_ready_endpoint(part) for part in slices):
             return f"Service {self.namespace}/{self.service} has no ready replica"
         return ""
+
+
+def _read_answer(answer: DryRun, namespace: str) -> str | None:
+    """Empty where the webhook was called, None where that cannot be told: the pod was refused, maybe before its turn."""
+    if names.PROBE_ANSWER in answer.warnings:
+        return ""
+    if answer.created is None:
+        return None
+    annotations = answer.created["metadata"].get("annotations") or {}
+    if names.PROBED_ANNOTATION in annotations:
+        return ""
+    if names.SKIPPED_ANNOTATION in annotations:
+        words = annotations.get(names.SKIPPED_MESSAGE_ANNOTATION, "")
+        return f"the webhook cannot inject ({annotations[names.SKIPPED_ANNOTATION]}: {words})"
+    return (
+        f"a pod of namespace {namespace} was created on trial and the webhook was not called, or gave no answer in time: "
+        "see its excluded namespaces, Service, network policies and certificate"
+    )
 
 
 def _has_ready_endpoint(endpoint_slice: Manifest) -> bool:

@@ -8,7 +8,7 @@ REGISTRY = CollectorRegistry()
 
 REVIEWS = Counter(
     "spillway_webhook_reviews",
-    "Pods reviewed, by outcome (injected, unchanged, skipped).",
+    "Pods reviewed, by outcome (injected, unchanged, skipped; probed: asked by the operator).",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -70,7 +70,10 @@ async def _inject(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRe
     pool_name = labels.get(names.POOL_LABEL)
     if pool_name is None or labels.get(names.INJECT_LABEL) == "false" or is_injected(pod):
         return Outcome(pod)
-    outcome = inject(pod, await gather(namespace, pool_name))
+    facts = await gather(namespace, pool_name)
+    if pool_name == names.PROBE_POOL:
+        return Outcome(_mark_probed(pod))
+    outcome = inject(pod, facts)
     if outcome.skip is None and (words := await find_refusal(namespace, outcome.pod, pod)):
         skip = Skip(SkipReason.NOT_ADMISSIBLE, f"the API server refuses the pod with a sidecar: {words}")
         return Outcome(mark_skipped(pod, skip), skip)
@@ -85,6 +88,16 @@ def _failed(pod: Pod, kind: str, problem: str) -> Outcome:
     return Outcome(pod, skip)
 
 
+def _mark_probed(pod: Pod) -> Pod:
+    metadata = pod["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), names.PROBED_ANNOTATION: "true"}
+    return {**pod, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _is_probed(outcome: Outcome) -> bool:
+    return _is_pod(outcome.pod) and names.PROBED_ANNOTATION in (outcome.pod["metadata"].get("annotations") or {})
+
+
 def _is_pod(pod: Any) -> bool:
     return isinstance(pod, dict) and all(isinstance(pod.get(part), dict) for part in ("metadata", "spec"))
 
@@ -93,6 +106,8 @@ def _count(pod: Pod, outcome: Outcome) -> None:
     if outcome.skip is not None:
         SKIPS.labels(str(outcome.skip.reason)).inc()
         REVIEWS.labels("skipped").inc()
+    elif _is_probed(outcome):
+        REVIEWS.labels("probed").inc()
     else:
         REVIEWS.labels("unchanged" if outcome.pod is pod else "injected").inc()
 
@@ -105,6 +120,9 @@ def _respond(pod: Pod, outcome: Outcome) -> Response:
     if outcome.skip is not None:
         warning = f"no Spillway sidecar ({outcome.skip.reason}): {outcome.skip.message}"
         response["warnings"] = [warning[:MAX_WARNING_CHARACTERS]]
+    elif _is_probed(outcome):
+        # A pod that is refused after us has no annotations to read; its warnings are sent all the same.
+        response["warnings"] = [names.PROBE_ANSWER]
     return response
 
 

@@ -57,12 +57,15 @@ class Policy:
         user: str = "system:serviceaccount:team-a:default",
         namespace: str = "team-a",
         operation: str = "CREATE",
+        dry_run: bool = False,
     ) -> list[str]:
         """The messages of the validations that the request fails; empty where it passes or is none of the policy's."""
         request = {
             "object": json_to_cel(copy.deepcopy(new)),
             "oldObject": json_to_cel(copy.deepcopy(old)),
-            "request": json_to_cel({"userInfo": {"username": user}, "namespace": namespace, "operation": operation}),
+            "request": json_to_cel(
+                {"userInfo": {"username": user}, "namespace": namespace, "operation": operation, "dryRun": dry_run}
+            ),
         }
         conditions = self.spec.get("matchConditions") or []
         if not all(self._holds(condition["expression"], request) for condition in conditions):

@@ -10,6 +10,7 @@ import yaml
 from policies import Policy
 from spillway_operator.api import parse_pool
 from spillway_operator.resources import DiskCleanup, build_cleanup_pod, build_config_map
+from spillway_operator.resources.probe_pod import build_probe_pod
 
 Manifest = dict[str, Any]
 
@@ -153,6 +154,14 @@ def cleanup_pod() -> Manifest:
 
 def test_the_operator_creates_cleanup_pods(operator_pods: Policy) -> None:
     assert operator_pods.refusals(cleanup_pod(), user=OPERATOR, namespace="spillway-system") == []
+
+
+def test_the_operator_creates_its_probe_as_a_dry_run_only(operator_pods: Policy) -> None:
+    probe = build_probe_pod("team-a", IMAGE)
+    assert operator_pods.refusals(probe, user=OPERATOR, namespace="team-a", dry_run=True) == []
+    assert operator_pods.refusals(probe, user=OPERATOR, namespace="team-a")
+    other = {**probe, "metadata": {**probe["metadata"], "labels": {"spillway.dev/pool": "chat"}}}
+    assert operator_pods.refusals(other, user=OPERATOR, namespace="team-a", dry_run=True)
 
 
 def _container(pod: Manifest) -> Manifest:

@@ -11,7 +11,7 @@ from dev.cluster.embedded import machine
 from dev.cluster.embedded.addresses import Addresses
 from dev.cluster.embedded.machine import Machine
 from dev.cluster.embedded.paths import Paths
-from dev.cluster.instance import DEMO
+from dev.cluster.instance import Instance
 
 EMPTY = Machine(["/var/lib/cni"], ["vm/panic_on_oom=0"])
 
@@ -49,5 +49,5 @@ def test_a_machine_without_network_programs_has_nothing_of_a_cluster(
 ) -> None:
     """`make demo-down` before anything was ever installed."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    seen = machine.observe_instance(Paths(tmp_path), Addresses(DEMO))
+    seen = machine.observe_instance(Paths(tmp_path), Addresses(Instance("nobodys", 9, tmp_path / "none")))
     assert {kind: seen[kind] for kind in ("mounts", "links", "rules")} == {"mounts": [], "links": [], "rules": []}

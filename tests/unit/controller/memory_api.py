@@ -6,7 +6,17 @@ import copy
 from datetime import UTC, datetime
 from typing import Any
 
-from spillway_operator.controller.client import POOLS, ApiError, ApiServer, Conflict, FieldManager, Manifest, Resource
+from spillway_operator.api.names import PROBE_ANSWER
+from spillway_operator.controller.client import (
+    POOLS,
+    ApiError,
+    ApiServer,
+    Conflict,
+    DryRun,
+    FieldManager,
+    Manifest,
+    Resource,
+)
 
 
 class MemoryApi(ApiServer):
@@ -53,6 +63,11 @@ class MemoryApi(ApiServer):
             raise Conflict(409, "POST", resource.path(None), "already exists")
         stamped = {**manifest["metadata"], "creationTimestamp": datetime.now(UTC).isoformat()}
         return self.put(resource, {**manifest, "metadata": stamped})
+
+    async def dry_run(self, manifest: Manifest, resource: Resource) -> DryRun:
+        """As if every webhook were called and nothing refused."""
+        self._check("dry-run", resource, manifest["metadata"].get("namespace", ""))
+        return DryRun(manifest, f'299 - "{PROBE_ANSWER}"')
 
     async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
         self._check("delete", resource, name)

@@ -176,7 +176,15 @@ async def test_configuration_that_is_missing_keeps_the_secret_from_nothing() -> 
 
 async def test_injection_is_not_ready_before_the_api_server_is_told_the_path() -> None:
     api = Trust()
-    health = WebhookHealth(api, "spillway-system", "spillway-webhook", "spillway", on_change=lambda: None)
+    health = WebhookHealth(
+        api,
+        "spillway-system",
+        "spillway-webhook",
+        "spillway",
+        "control:1",
+        find_namespaces=lambda: (),
+        on_change=lambda: None,
+    )
     await api.ensure(BEGAN)
     await health.look()
     assert "no ready replica" in health.problem

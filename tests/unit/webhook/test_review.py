@@ -65,6 +65,21 @@ async def test_injects_by_patch() -> None:
     assert "warnings" not in response
 
 
+async def test_probe_is_answered_by_annotation_and_warning_and_looked_up_as_any_pod() -> None:
+    pod = make_pod()
+    pod["metadata"]["labels"][names.POOL_LABEL] = names.PROBE_POOL
+
+    async def absent(namespace: str, pool: str) -> Facts:
+        assert pool == names.PROBE_POOL
+        return Facts(pool=None, allowed=FACTS.allowed)
+
+    response = await respond(pod, absent)
+    assert patched(pod, response)["metadata"]["annotations"] == {names.PROBED_ANNOTATION: "true"}
+    assert response["warnings"] == [names.PROBE_ANSWER]
+    cut_off = await respond(pod, unreachable)
+    assert patched(pod, cut_off)["metadata"]["annotations"][names.SKIPPED_ANNOTATION] == "injection-failed"
+
+
 async def test_second_call_changes_nothing() -> None:
     injected = inject(make_pod(), FACTS).pod
     assert "patch" not in await respond(injected, never)
