@@ -65,11 +65,10 @@ def test_load_within_the_step_that_computes_on_it(pod: Pod, engine: Engine, fail
     if not engine.ask("load_within_steps", budget_bytes=1 << 30)["possible"]:
         pytest.skip("this vLLM has no loads within a step")
     seed = 20 + failing
-    before, failures = pod.chunks()[0], engine.ask("facts")["counters"]["load_failures"]
+    before, counters = pod.chunks()[0], engine.ask("facts")["counters"]
     cold = engine.ask("generate", prompt=prompt(seed))["tokens"]
     wait_for("the chunks to be inserted", lambda: pod.chunks()[0] >= before + 3)
     engine.ask("reset_device")
-    loaded = engine.external_tokens()
     engine.ask("fail_copies", failing=failing)
     first = engine.ask("start", prompt=prompt(seed), steps=1)
     assert engine.ask("finish")["tokens"] == cold
@@ -78,8 +77,9 @@ def test_load_within_the_step_that_computes_on_it(pod: Pod, engine: Engine, fail
 
     facts = engine.ask("facts")
     assert first["computed"] == (not failing)
-    assert facts["counters"]["load_failures"] == failures + failing
-    assert engine.external_tokens() - loaded == (0 if failing else 768)
+    assert facts["counters"]["load_failures"] - counters["load_failures"] == failing
+    # vLLM counts such tokens as loaded when it schedules them, whatever comes of it; we do when they are there.
+    assert facts["counters"]["loaded_dram_tokens"] - counters["loaded_dram_tokens"] == (0 if failing else 768)
     assert facts["problem"] is None
     assert facts["open_tickets"] == 0
     assert facts["jobs"] == 0

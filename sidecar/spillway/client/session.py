@@ -236,9 +236,10 @@ class Session:
         request = self._requests.setdefault(request_id, _Request())
         attachment = self._link.attachment()
         self._drop_plan(request)
+        is_news = not request.denied
         request.denied = True
         request.hits, request.load = _NO_KEYS, None
-        if attachment is not None:
+        if attachment is not None and is_news:
             attachment.count(_core.COUNT_LOAD_FAILURES, 1)
 
     def turn_plain(self, request_id: str, *, keep_claims: bool) -> None:

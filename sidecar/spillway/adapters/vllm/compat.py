@@ -5,7 +5,6 @@ by what is there and not by a version:
 
 | since | what |
 |---|---|
-| 0.32 | the configuration says what blocks are hashed by (`CacheConfig.hash_block_size`) |
 | 0.32 | requests name the tier that their loaded tokens come from (`CacheHitSource`) |
 | 0.33 | a load may end inside the step that computes on it (`TransferJob.sync`) |
 """
@@ -39,6 +38,7 @@ _OFFLOADING: Final = "vllm.distributed.kv_transfer.kv_connector.v1.offloading"
 INTERFACES: Final = (
     Interface("vllm.v1.engine.core", "EngineCore.collective_rpc"),
     Interface("vllm.v1.core.kv_cache_manager", "KVCacheManager.reset_prefix_cache"),
+    Interface("vllm.v1.core.kv_cache_utils", "resolve_kv_cache_block_sizes", ("kv_cache_config", "vllm_config")),
     Interface("vllm.envs", "compile_factors"),
     Interface("vllm.envs", "environment_variables"),
     Interface("vllm.distributed.kv_transfer.kv_connector.v1.base", "KVConnectorTransferResults"),
@@ -112,13 +112,12 @@ def _loaded_keys(scheduler: Any, status: Any, state: Any) -> list[Any]:
 
 
 def hash_block_tokens(vllm_config: Any, kv_cache_config: Any) -> int:
-    """How many tokens a block hash stands for. Raises AttributeError where neither the configuration nor a function says so."""
-    cache = vllm_config.cache_config
-    if hasattr(cache, "hash_block_size"):
-        return int(cache.hash_block_size)
+    """How many tokens a block hash stands for. 0.31 notes it nowhere, 0.32 and 0.33 in different places and at different times, so vLLM is
+    asked as its engine asks itself."""
     from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
 
-    return int(resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)[1])
+    _scheduler_block_tokens, tokens = resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)
+    return int(tokens)
 
 
 def ends_in_its_step(job: Any) -> bool:

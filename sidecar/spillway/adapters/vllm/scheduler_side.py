@@ -280,6 +280,7 @@ class SchedulerSide:
     def before_completion(self, output: Any) -> None:
         """What the ranks report, before vLLM acts on it: first the slots, so that none is lost where anything after raises."""
         self._take_ended(output)
+        failed = set(output.failed_recving or ())
         while self._ended:
             job_id, job = self._ended.pop(0)
             if not job.store:
@@ -287,12 +288,15 @@ class SchedulerSide:
                 if not job.failed:
                     self.session.loaded(job.request_id)
                     self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
+                elif self.knows(job.request_id):
+                    # Of a load that ends within its step vLLM hears by its blocks alone.
+                    failed.add(job.request_id)
             elif job_id not in self.scheduler._jobs:
                 self.session.abandon(job.places)
             else:
                 # vLLM will call each of them stored, too late to change it: it knows no failed store, and may raise before.
                 self.session.stored(job.keys, failed=job.failed)
-        for request_id in output.failed_recving or ():
+        for request_id in failed:
             self.session.deny(request_id)
 
     def _take_ended(self, output: Any) -> None:
