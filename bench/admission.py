@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from spillway_operator.api import Allowed, names, parse_pool
 from spillway_operator.injection import Facts, Pod, inject
-from spillway_operator.webhook.admissible import find_refusal
+from spillway_operator.webhook.admissible import BUDGET_SHARE, find_refusal
 from spillway_operator.webhook.api_server import NAMESPACES, ApiServer, find_access
 
 from dev.cluster.commands import ClusterError
@@ -69,7 +69,8 @@ async def measure(rounds: int) -> Table:
             injected, plain = injected_pod(variables)
 
             async def ask(injected: Pod = injected, plain: Pod = plain) -> None:
-                assert await find_refusal(api, NAMESPACE, injected, plain) is None
+                budget_seconds = BUDGET_SHARE * WEBHOOK_SECONDS
+                assert await find_refusal(api, NAMESPACE, injected, plain, budget_seconds=budget_seconds) is None
 
             size = len(str(injected)) // 1024
             table.add_row(*row(f"an injected pod of {size} KiB and its claim, dry run", await timed(rounds, ask)))

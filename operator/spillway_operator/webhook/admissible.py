@@ -17,13 +17,17 @@ from spillway_operator.injection import Pod
 from spillway_operator.webhook.api_server import CLAIMS, PODS, ApiServer, ApiServerError, Manifest
 from spillway_operator.webhook.metrics import DRY_RUN_SECONDS, DRY_RUNS
 
-# All dry runs of a review together: the API server waits 5 s for the webhook, and reads may have taken 3.
-BUDGET_SECONDS = 1.5
+# All dry runs of a review together, of the time that the API server waits for the webhook; reads may have taken another three fifths.
+BUDGET_SHARE = 0.3
+# The API server cuts what it is asked to generate a name from.
+_LONGEST_PREFIX = 58
 # What a stored object has and a new one must not, or need not.
 _STORED = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink", "generation")
 
 
-async def find_refusal(api: ApiServer, namespace: str, injected: Pod, plain: Pod) -> str | None:
+async def find_refusal(
+    api: ApiServer, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
+) -> str | None:
     """The API server's own words where it refuses `injected`, or a claim that it brings, and not `plain`; else None.
 
     None also where it cannot be told within the budget: an API server that has no time to answer has no time for every pod
@@ -31,7 +35,7 @@ async def find_refusal(api: ApiServer, namespace: str, injected: Pod, plain: Pod
     """
     started = time.monotonic()
     try:
-        async with asyncio.timeout(BUDGET_SECONDS):
+        async with asyncio.timeout(budget_seconds):
             refusal = await _difference(api, namespace, injected, plain)
     except (ApiServerError, TimeoutError):
         DRY_RUNS.labels("undecided").inc()
@@ -65,7 +69,7 @@ def _claim_of(pod: Pod, volume: Manifest) -> Manifest:
     """The claim that a controller makes of the volume once the pod is there, when nobody can take the pod back."""
     template = volume["ephemeral"]["volumeClaimTemplate"]
     # The API server names the pod later; of a claim's name nothing but its length is judged.
-    owner = pod["metadata"].get("name") or f"{pod['metadata'].get('generateName', '')}xxxxx"
+    owner = pod["metadata"].get("name") or f"{pod['metadata'].get('generateName', '')[:_LONGEST_PREFIX]}xxxxx"
     return {
         "metadata": {**(template.get("metadata") or {}), "name": f"{owner}-{volume['name']}"},
         "spec": template["spec"],

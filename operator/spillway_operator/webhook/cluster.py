@@ -87,9 +87,9 @@ class Cluster:
             pull_policy=self._settings.sidecar_pull_policy,
         )
 
-    async def find_refusal(self, namespace: str, injected: Pod, plain: Pod) -> str | None:
-        """The API server's words where it refuses the injected pod and not the plain one."""
-        return await find_refusal(self._api, namespace, injected, plain)
+    async def find_refusal(self, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float) -> str | None:
+        """The API server's words where it refuses the injected pod and not the plain one, and says so in time."""
+        return await find_refusal(self._api, namespace, injected, plain, budget_seconds=budget_seconds)
 
     async def _pool(self, namespace: str, name: str) -> KnownPool:
         known = self._pools.find(name, namespace)

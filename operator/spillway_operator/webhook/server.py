@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import structlog
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from spillway_operator.api.names import INJECT_PATH
+from spillway_operator.webhook.admissible import BUDGET_SHARE
 from spillway_operator.webhook.api_server import Access, ApiServer
 from spillway_operator.webhook.cluster import Cluster
 from spillway_operator.webhook.files import POLL_SECONDS, InjectTokens, ServingCertificate, StatusKeys, poll
@@ -25,6 +28,8 @@ from spillway_operator.webhook.settings import WebhookSettings
 # A pod may be 1.5 MiB in etcd; a review holds it once.
 MAX_REVIEW_BYTES = 4 * 1024 * 1024
 CERTIFICATE_WAIT_SECONDS = 1.0
+# The chart allows no more for a webhook's answer.
+LONGEST_PATIENCE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -60,10 +65,9 @@ class Server:
         if not self._tokens.admits(request.match_info["token"]):
             STRANGERS.inc()
             raise web.HTTPNotFound
+        find_refusal = partial(self._cluster.find_refusal, budget_seconds=BUDGET_SHARE * _patience_seconds(request))
         try:
-            return web.json_response(
-                await answer(await request.read(), self._cluster.gather, self._cluster.find_refusal)
-            )
+            return web.json_response(await answer(await request.read(), self._cluster.gather, find_refusal))
         except UnreadableReview as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -74,6 +78,12 @@ class Server:
         if self.ready:
             return web.Response(text="ok")
         return web.Response(text="caches, certificate, tokens or keys missing", status=503)
+
+
+def _patience_seconds(request: web.Request) -> float:
+    """How long the API server waits for this answer: it says so in the query, as Go writes durations."""
+    told = re.fullmatch(r"([0-9]{1,2})s", request.query.get("timeout", ""))
+    return float(told[1]) if told else LONGEST_PATIENCE_SECONDS
 
 
 @contextlib.asynccontextmanager

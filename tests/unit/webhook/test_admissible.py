@@ -13,7 +13,6 @@ from aiohttp import web
 from reviews import make_pod
 from spillway_operator.api import Allowed, names, parse_pool
 from spillway_operator.injection import Facts, Pod, inject
-from spillway_operator.webhook import admissible
 from spillway_operator.webhook.admissible import find_refusal
 from spillway_operator.webhook.api_server import Access, ApiServer
 from spillway_operator.webhook.metrics import REGISTRY
@@ -87,8 +86,8 @@ def counted(answer: str) -> float:
     return REGISTRY.get_sample_value("spillway_webhook_dry_runs_total", {"answer": answer}) or 0.0
 
 
-async def ask(api: ApiServer, volume: dict[str, Any] | None = None) -> str | None:
-    return await find_refusal(api, NAMESPACE, *injected_pod(volume))
+async def ask(api: ApiServer, volume: dict[str, Any] | None = None, budget_seconds: float = 10.0) -> str | None:
+    return await find_refusal(api, NAMESPACE, *injected_pod(volume), budget_seconds=budget_seconds)
 
 
 async def test_admissible_pod_costs_one_question(api: ApiServer, verdicts: Verdicts) -> None:
@@ -135,12 +134,9 @@ async def test_claim_that_would_be_refused_is_told_before_the_pod_waits_for_it(
     assert claim["metadata"]["namespace"] == NAMESPACE
 
 
-async def test_api_server_that_does_not_answer_holds_no_pod_up(
-    api: ApiServer, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(admissible, "BUDGET_SECONDS", 0.05)
+async def test_api_server_that_does_not_answer_holds_no_pod_up(api: ApiServer, verdicts: Verdicts) -> None:
     before = counted("undecided")
     verdicts.stands_still.clear()
-    assert await ask(api) is None
+    assert await ask(api, budget_seconds=0.05) is None
     verdicts.stands_still.set()
     assert counted("undecided") == before + 1
