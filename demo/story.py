@@ -27,6 +27,8 @@ class Story:
         self._kube = kube
         self._images = images
         self._engine = Engine(kube, NAMESPACE)
+        # Read once: they quote the documents of this tree, which may change while the demo runs.
+        self._conversations = conversations()
 
     def tell(self) -> Report:
         """Apply the example and hold the conversations cold, after an engine restart and after the pod's deletion."""
@@ -57,7 +59,7 @@ class Story:
         before = self._engine.external_tokens()
         held = []
         with step(f"talking to the engine ({name})"):
-            for conversation in conversations():
+            for conversation in self._conversations:
                 held.append(chat.hold(url, conversation))
                 first = held[-1][0]
                 say(

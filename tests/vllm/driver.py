@@ -381,7 +381,7 @@ class Engine:
     def fuzz_kv(self, seed: int, seconds: float, longest: int) -> dict[str, Any]:
         import kv_fuzz
 
-        return kv_fuzz.run(self.llm, seed, seconds, longest)
+        return kv_fuzz.run(self.llm, seed, seconds, longest, lambda: counters().get("loaded_chunks", 0) > 0)
 
     def shut_down(self) -> dict[str, Any]:
         """End the engine, not its process."""

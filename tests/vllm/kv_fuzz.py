@@ -12,6 +12,7 @@ import hashlib
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ import torch
 # Rounding of float32 in another batch is about 1e-6 of a row; another prefix's row is as far as the row is long.
 TOLERANCE = 1e-3
 DIRECTIONS = 32
+# How much longer a run may take where it has not seen enough: a machine may be busy.
+LONGER_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,8 @@ def watch(engine_core: Any) -> Reference:
     return reference
 
 
-def run(llm: Any, seed: int, seconds: float, longest: int) -> dict[str, Any]:
-    """Random requests over a tree of shared prefixes, with aborts and a device that forgets, for so long."""
+def run(llm: Any, seed: int, seconds: float, longest: int, is_enough: Callable[[], bool]) -> dict[str, Any]:
+    """Random requests over a tree of shared prefixes, with aborts and a device that forgets, for so long and until it is enough."""
     from vllm import SamplingParams
 
     engine = llm.llm_engine
@@ -198,8 +201,13 @@ def run(llm: Any, seed: int, seconds: float, longest: int) -> dict[str, Any]:
     source = random.Random(seed)
     stems = [[source.randrange(3, 1000) for _ in range(longest)] for _ in range(5)]
     end, number, alive = time.monotonic() + seconds, 0, set()
-    while time.monotonic() < end or engine.has_unfinished_requests():
-        while time.monotonic() < end and len(alive) < 8 and source.random() < 0.6:
+
+    def goes_on() -> bool:
+        over_seconds = time.monotonic() - end
+        return over_seconds < 0 or (over_seconds < LONGER_SECONDS and not is_enough())
+
+    while goes_on() or engine.has_unfinished_requests():
+        while goes_on() and len(alive) < 8 and source.random() < 0.6:
             number += 1
             stem = source.choice(stems)[: source.randrange(1, source.choice((200, longest - 40)))]
             tail = [source.randrange(3, 1000) for _ in range(source.choice((0, 0, 1, 40)))]
