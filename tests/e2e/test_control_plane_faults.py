@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kubernetes import client
 
 from tests.e2e.kit.engine import Engine, annotation, make_prompts, total
 from tests.e2e.kit.kube import Kube
@@ -76,17 +77,24 @@ def injection_ready(kube: Kube, namespace: str) -> str:
 
 
 @pytest.fixture
-def misdirected_webhook(kube: Kube, engine: Engine) -> Iterator[None]:
-    """Replicas are ready, the configuration is sound, and the Service leads to a port where nobody listens."""
-    patch = {"spec": {"ports": [{"name": "https", "port": 443, "targetPort": 9}]}}
-    kube.core.patch_namespaced_service("spillway-webhook", RELEASE_NAMESPACE, patch)
+def left_out(kube: Kube, engine: Engine) -> Iterator[None]:
+    """Replicas are ready and everything is sound, but the webhook is not called for pods of the namespace."""
+    hooks = client.AdmissionregistrationV1Api(kube.api)
+    values = "/webhooks/0/namespaceSelector/matchExpressions/0/values"
+    hooks.patch_mutating_webhook_configuration(
+        "spillway", [{"op": "add", "path": f"{values}/-", "value": engine.namespace}]
+    )
     yield
-    patch["spec"]["ports"][0]["targetPort"] = "https"
-    kube.core.patch_namespaced_service("spillway-webhook", RELEASE_NAMESPACE, patch)
+    configuration = kube.get("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "spillway")
+    assert configuration is not None
+    excluded = configuration["webhooks"][0]["namespaceSelector"]["matchExpressions"][0]["values"]
+    at = excluded.index(engine.namespace)
+    hooks.patch_mutating_webhook_configuration("spillway", [{"op": "remove", "path": f"{values}/{at}"}])
     wait_for("InjectionReady again", lambda: injection_ready(kube, engine.namespace) == "True", 60)
 
 
-def test_webhook_that_only_looks_sound_is_not_ready(kube: Kube, engine: Engine, misdirected_webhook: None) -> None:
+@pytest.mark.usefixtures("left_out")
+def test_webhook_that_is_not_called_is_not_ready_however_sound_it_looks(kube: Kube, engine: Engine) -> None:
     wait_for("InjectionReady to be False", lambda: injection_ready(kube, engine.namespace) == "False", 60)
     condition = kube.condition(engine.namespace, "InjectionReady")
     assert condition is not None
