@@ -93,14 +93,6 @@ def left_out(kube: Kube, engine: Engine) -> Iterator[None]:
     wait_for("InjectionReady again", lambda: injection_ready(kube, engine.namespace) == "True", 60)
 
 
-@pytest.mark.usefixtures("left_out")
-def test_webhook_that_is_not_called_is_not_ready_however_sound_it_looks(kube: Kube, engine: Engine) -> None:
-    wait_for("InjectionReady to be False", lambda: injection_ready(kube, engine.namespace) == "False", 60)
-    condition = kube.condition(engine.namespace, "InjectionReady")
-    assert condition is not None
-    assert "the webhook was not called" in condition["message"]
-
-
 @pytest.mark.usefixtures("no_operator")
 def test_pod_is_injected_and_hits_without_the_operator(engine: Engine, transcript: Transcript) -> None:
     engine.delete_pod()
@@ -120,3 +112,11 @@ def test_pod_serves_plain_without_the_webhook(engine: Engine, transcript: Transc
     assert len(engine.ask(PROMPTS[0]).tokens) == 16
     assert engine.external_tokens() == 0
     transcript.check("10-webhook-down", engine.namespace)
+
+
+@pytest.mark.usefixtures("left_out")
+def test_webhook_that_is_not_called_is_not_ready_however_sound_it_looks(kube: Kube, engine: Engine) -> None:
+    wait_for("InjectionReady to be False", lambda: injection_ready(kube, engine.namespace) == "False", 60)
+    condition = kube.condition(engine.namespace, "InjectionReady")
+    assert condition is not None
+    assert "the webhook was not called" in condition["message"]
