@@ -79,6 +79,7 @@ def injection_ready(kube: Kube, namespace: str) -> str:
 @pytest.fixture
 def left_out(kube: Kube, engine: Engine) -> Iterator[None]:
     """Replicas are ready and everything is sound, but the webhook is not called for pods of the namespace."""
+    wait_for("InjectionReady", lambda: injection_ready(kube, engine.namespace) == "True", 60)
     hooks = client.AdmissionregistrationV1Api(kube.api)
     values = "/webhooks/0/namespaceSelector/matchExpressions/0/values"
     hooks.patch_mutating_webhook_configuration(
