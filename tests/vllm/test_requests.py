@@ -67,8 +67,12 @@ def test_pooling_that_goes_on_from_a_prefix_is_loaded(make_pod: MakePod, make_en
 
     wait_for("the engine to attach", ready)
     cold = engine.ask("embed", prompt=prompt(1))["vector"]
-    engine.ask("embed", prompt=prompt(0, 40))  # a finished request's last chunks go with the next step
-    wait_for("the chunks to be inserted", lambda: pod.chunks()[0] == 3)
+
+    def stored() -> bool:
+        engine.ask("embed", prompt=prompt(0, 40))  # a finished request's last chunks go with the steps after it
+        return pod.chunks()[0] == 3
+
+    wait_for("the chunks to be inserted", stored)
     engine.ask("reset_device")
     before = engine.external_tokens()
     warm = engine.ask("embed", prompt=prompt(1))["vector"]
