@@ -57,6 +57,11 @@ class JudgedRank(SpillwayRank):
         MADE["ranks"] += 1
         super().__init__(spec, vllm_config, kv_cache_config, reports or JobReports(0, lambda _ticket: None))
 
+    def collect(self) -> None:
+        if self.worker is not None and not hasattr(self.worker, "take_changed"):
+            self.worker.take_changed = lambda: False  # vLLM's mock worker looks at no weights
+        super().collect()
+
 
 class JudgedSchedulerSide(scheduler_side.SchedulerSide):
     def __init__(self, made: setup.Setup) -> None:
