@@ -41,7 +41,7 @@ test-engine: setup ## A real vLLM engine in one process against a real sidecar d
 test-gpu: setup ## The copies on a real NVIDIA GPU, with the Python (PYTHON=...) that has torch and vLLM for it
 	@PYTHONPATH=.:sidecar $(PYTHON) -m pytest -c /dev/null --rootdir . -q tests/gpu && PYTHONPATH=.:sidecar $(PYTHON) bench/device_copy.py
 
-test-matrix: setup ## The engine tests on the other minors of vLLM that are entered; about ten minutes each
+test-matrix: setup ## The engine tests on the other minors of vLLM that are entered; up to half an hour each
 	@bash tools/matrix.sh
 
 test-soak: setup ## The fuzz of KV tokens on a real engine with a dying daemon, SPILLWAY_FUZZ_SECONDS (600) for each of four engines

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The engine tests on every vLLM that is entered but the newest for CPUs, which `make test` runs: real engines of another minor's Python on
-# that one's operators. About ten minutes each.
+# that one's operators. Up to half an hour each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tests/vllm/setup.sh

@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.vllm.kit import CACHE, ENVIRONMENT, make_client_folder
 from tests.vllm.sources import TESTS, sources
 
-# One final release of each minor in `spillway.adapters.vllm.compat.TESTED`, and of the one before.
+# One final release of each minor in `spillway.adapters.vllm.compat.TESTED`.
 VERSIONS: Final = ("0.31.0", "0.32.0", "0.33.0")
 PYTEST: Final = "pytest==9.2.0"
 SUITE: Final = f"{TESTS}/unit/offloading_connector"

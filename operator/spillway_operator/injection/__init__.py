@@ -5,7 +5,14 @@ and one line in a list.
 """
 
 from spillway_operator.injection.facts import Facts, Pod, Skip
-from spillway_operator.injection.inject import MAX_MESSAGE_CHARACTERS, Outcome, inject, is_injected, mark_skipped
+from spillway_operator.injection.inject import (
+    MAX_MESSAGE_CHARACTERS,
+    Outcome,
+    annotate,
+    inject,
+    is_injected,
+    mark_skipped,
+)
 from spillway_operator.injection.revision import build_sidecar_config, pool_revision
 
 __all__ = [
@@ -14,6 +21,7 @@ __all__ = [
     "Outcome",
     "Pod",
     "Skip",
+    "annotate",
     "build_sidecar_config",
     "inject",
     "is_injected",

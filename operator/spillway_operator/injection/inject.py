@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spillway_operator.api import names
@@ -47,10 +48,11 @@ def is_injected(pod: Pod) -> bool:
 
 def mark_skipped(pod: Pod, skip: Skip) -> Pod:
     """`pod` with the two annotations that say why it was not injected; nothing else differs."""
+    message = skip.message[:MAX_MESSAGE_CHARACTERS]
+    return annotate(pod, {names.SKIPPED_ANNOTATION: str(skip.reason), names.SKIPPED_MESSAGE_ANNOTATION: message})
+
+
+def annotate(pod: Pod, annotations: Mapping[str, str]) -> Pod:
+    """`pod` with these annotations beside its own; nothing else differs."""
     metadata = pod["metadata"]
-    annotations = {
-        **(metadata.get("annotations") or {}),
-        names.SKIPPED_ANNOTATION: str(skip.reason),
-        names.SKIPPED_MESSAGE_ANNOTATION: skip.message[:MAX_MESSAGE_CHARACTERS],
-    }
-    return {**pod, "metadata": {**metadata, "annotations": annotations}}
+    return {**pod, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), **annotations}}}

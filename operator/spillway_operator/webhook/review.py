@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from spillway_operator.api import SkipReason, names
-from spillway_operator.injection import Facts, Outcome, Pod, Skip, inject, is_injected, mark_skipped
+from spillway_operator.injection import Facts, Outcome, Pod, Skip, annotate, inject, is_injected, mark_skipped
 from spillway_operator.webhook.api_server import ApiServerError
 from spillway_operator.webhook.metrics import ERRORS, REVIEW_SECONDS, REVIEWS, SKIPS
 from spillway_operator.webhook.patch import build_patch
@@ -28,6 +28,10 @@ log = structlog.get_logger()
 
 class UnreadableReview(ValueError):
     """The request is no AdmissionReview of a pod: there is no uid to answer to."""
+
+
+class Probed(Outcome):
+    """The operator's probe and its answer. A pod's own annotations do not make it one."""
 
 
 async def answer(body: bytes, gather: Gather, find_refusal: FindRefusal) -> Response:
@@ -72,7 +76,7 @@ async def _inject(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRe
         return Outcome(pod)
     facts = await gather(namespace, pool_name)
     if pool_name == names.PROBE_POOL:
-        return Outcome(_mark_probed(pod))
+        return Probed(annotate(pod, {names.PROBED_ANNOTATION: "true"}))
     outcome = inject(pod, facts)
     if outcome.skip is None and (words := await find_refusal(namespace, outcome.pod, pod)):
         skip = Skip(SkipReason.NOT_ADMISSIBLE, f"the API server refuses the pod with a sidecar: {words}")
@@ -88,16 +92,6 @@ def _failed(pod: Pod, kind: str, problem: str) -> Outcome:
     return Outcome(pod, skip)
 
 
-def _mark_probed(pod: Pod) -> Pod:
-    metadata = pod["metadata"]
-    annotations = {**(metadata.get("annotations") or {}), names.PROBED_ANNOTATION: "true"}
-    return {**pod, "metadata": {**metadata, "annotations": annotations}}
-
-
-def _is_probed(outcome: Outcome) -> bool:
-    return _is_pod(outcome.pod) and names.PROBED_ANNOTATION in (outcome.pod["metadata"].get("annotations") or {})
-
-
 def _is_pod(pod: Any) -> bool:
     return isinstance(pod, dict) and all(isinstance(pod.get(part), dict) for part in ("metadata", "spec"))
 
@@ -106,7 +100,7 @@ def _count(pod: Pod, outcome: Outcome) -> None:
     if outcome.skip is not None:
         SKIPS.labels(str(outcome.skip.reason)).inc()
         REVIEWS.labels("skipped").inc()
-    elif _is_probed(outcome):
+    elif isinstance(outcome, Probed):
         REVIEWS.labels("probed").inc()
     else:
         REVIEWS.labels("unchanged" if outcome.pod is pod else "injected").inc()
@@ -120,7 +114,7 @@ def _respond(pod: Pod, outcome: Outcome) -> Response:
     if outcome.skip is not None:
         warning = f"no Spillway sidecar ({outcome.skip.reason}): {outcome.skip.message}"
         response["warnings"] = [warning[:MAX_WARNING_CHARACTERS]]
-    elif _is_probed(outcome):
+    elif isinstance(outcome, Probed):
         # A pod that is refused after us has no annotations to read; its warnings are sent all the same.
         response["warnings"] = [names.PROBE_ANSWER]
     return response

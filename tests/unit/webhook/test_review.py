@@ -80,6 +80,16 @@ async def test_probe_is_answered_by_annotation_and_warning_and_looked_up_as_any_
     assert patched(pod, cut_off)["metadata"]["annotations"][names.SKIPPED_ANNOTATION] == "injection-failed"
 
 
+async def test_pod_that_calls_itself_probed_is_a_pod_like_any() -> None:
+    pod = make_pod()
+    pod["metadata"]["annotations"] = {names.PROBED_ANNOTATION: "true"}
+    before = counted("spillway_webhook_reviews_total", outcome="injected")
+    response = await respond(pod, known)
+    assert patched(pod, response) == inject(pod, FACTS).pod
+    assert "warnings" not in response
+    assert counted("spillway_webhook_reviews_total", outcome="injected") == before + 1
+
+
 async def test_second_call_changes_nothing() -> None:
     injected = inject(make_pod(), FACTS).pod
     assert "patch" not in await respond(injected, never)
