@@ -37,6 +37,16 @@ PODS_SKIPPED = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+PODS_RESTARTED_PLAIN = Counter(
+    "spillway_operator_pods_restarted_plain",
+    "Pods that could not start because of their sidecar and were deleted, for their owner to make them again without.",
+    registry=REGISTRY,
+)
+BREAKERS_OPENED = Counter(
+    "spillway_operator_injection_breakers_opened",
+    "Times that a pool's injection breaker opened.",
+    registry=REGISTRY,
+)
 ESCAPED_ERRORS = Counter(
     "spillway_operator_escaped_errors",
     "Unexpected exceptions caught at an edge, by edge.",

@@ -25,7 +25,16 @@ from spillway_operator.api.spec import (
     SidecarSpec,
     Tiers,
 )
-from spillway_operator.api.status import Condition, DiskStatus, HitStatus, Member, PodCounts, PoolStatus, TierStatus
+from spillway_operator.api.status import (
+    Condition,
+    DiskStatus,
+    HitStatus,
+    InjectionStatus,
+    Member,
+    PodCounts,
+    PoolStatus,
+    TierStatus,
+)
 from spillway_operator.api.users import UserClaim, claim_user, find_user_fault, pool_user
 
 __all__ = [
@@ -38,6 +47,7 @@ __all__ = [
     "Fault",
     "HitStatus",
     "HostPathVolume",
+    "InjectionStatus",
     "KVCachePool",
     "Member",
     "Metadata",

@@ -48,6 +48,11 @@ class SkipReason(StrEnum):
         "a container mounts a volume of a name that begins with spillway-, which only Spillway's own containers and the "
         "engine are given",
     )
+    SIDECAR_UNAVAILABLE = (
+        "sidecar-unavailable",
+        "sidecars of the pool keep pods from starting, so new pods start without one until a trial succeeds; the pool's "
+        "condition InjectionReady says what is wrong",
+    )
     NAME_TAKEN = "name-taken", "the pod already has a container, volume or mount path of a name that Spillway needs"
     NOT_ADMISSIBLE = (
         "not-admissible",
@@ -112,6 +117,14 @@ class Reason(StrEnum):
     """The API server trusts the webhook and a replica is ready."""
     WEBHOOK_NOT_SERVING = "WebhookNotServing"
     """New pods start without a sidecar, because the webhook cannot be called; running pods are not touched."""
+    SIDECARS_CANNOT_START = "SidecarsCannotStart"
+    """Sidecars kept pods from starting, so new pods start without; status.injection says which pod and why."""
+    VOLUME_NOT_PROVISIONED = "VolumeNotProvisioned"
+    """An injected pod waits for the NVMe volume that its pool asks for."""
+    VOLUME_NOT_ATTACHED = "VolumeNotAttached"
+    """An injected pod waits on its node for a volume that Spillway added."""
+    DOES_NOT_FIT = "DoesNotFit"
+    """On some node an injected pod lacks nothing but what its sidecar asks for as well: memory, CPU, ephemeral storage."""
     PROVISIONED = "Provisioned"
     """Every sidecar that reports has its NVMe volume."""
     DRAM_ONLY = "DramOnly"

@@ -83,6 +83,20 @@ class DiskStatus(ApiModel):
                                    json_schema_extra={"x-kubernetes-list-type": "set"})  # fmt: skip
 
 
+class InjectionStatus(ApiModel):
+    """The injection breaker, read by the webhook. Absent: closed, and never opened for the pool as it is."""
+
+    state: Literal["Closed", "Open", "Probing"] = Field(
+        description="Closed: new pods are injected. Open: they start without a sidecar. Probing: one is injected on trial."
+    )
+    reason: str = Field(default="", max_length=64, description="Why it opened last.")
+    message: str = Field(
+        default="", max_length=1024, description="The pod that could not start, and what it waited for."
+    )
+    since: Timestamp = Field(description="When it came into this state.")
+    revision: str = Field(default="", max_length=63, description="Revision of the sidecars that this was learnt from.")
+
+
 class PoolStatus(ApiModel):
     """What the operator last saw."""
 
@@ -99,6 +113,7 @@ class PoolStatus(ApiModel):
         default=(), max_length=MAX_MEMBERS, description="The worst pods, 20 at most.", json_schema_extra=map_list("pod")
     )
     disk: DiskStatus | None = Field(default=None, description="Data on disks of nodes.")
+    injection: InjectionStatus | None = Field(default=None, description="The injection breaker.")
     sidecar_revision: str | None = Field(default=None, max_length=63, description="Revision that a new pod gets.")
 
     def condition(self, kind: ConditionType) -> Condition | None:

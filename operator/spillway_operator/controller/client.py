@@ -140,11 +140,18 @@ class ApiServer:
             return None
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> list[Manifest]:
         """Read all objects in pages of 500, from the API server's own cache."""
         items: list[Manifest] = []
         query = {"limit": "500"}
+        if field_selector is not None:
+            query["fieldSelector"] = field_selector
         if label_selector is not None:
             query["labelSelector"] = label_selector
         while True:
@@ -201,10 +208,16 @@ class ApiServer:
         API_WRITES.labels(verb="replace", kind=resource.kind).inc()
         return answer
 
-    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
-        """Delete one object; an absent one is fine."""
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, as_read: Manifest | None = None
+    ) -> None:
+        """Delete one object; an absent one is fine. Raises Conflict where it is not `as_read` any more."""
+        body: Manifest | None = None
+        if as_read is not None:
+            metadata = as_read["metadata"]
+            body = {"preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}}
         try:
-            await self._request("DELETE", resource.path(namespace, name))
+            await self._request("DELETE", resource.path(namespace, name), body=body)
             API_WRITES.labels(verb="delete", kind=resource.kind).inc()
         except NotFound:
             return

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
-from spillway_operator.api import Condition, Reason
+from spillway_operator.api import Condition, InjectionStatus, Reason
 from spillway_operator.api.status import ConditionStatus, ConditionType
 from spillway_operator.controller.facts import Facts, MemberState, Severity, summarise
 
@@ -39,7 +39,14 @@ def decide_injection_ready(facts: Facts) -> Verdict:
         return "False", facts.fault.reason, "new pods start without a sidecar until ConfigValid is True"
     if facts.webhook_problem:
         return "False", Reason.WEBHOOK_NOT_SERVING, f"new pods start without a sidecar: {facts.webhook_problem}"
+    if facts.injection is not None and facts.injection.state != "Closed":
+        return "False", Reason.SIDECARS_CANNOT_START, _breaker_words(facts.injection)
     return "True", Reason.WEBHOOK_SERVING, "new pods with the pool's label get a sidecar"
+
+
+def _breaker_words(injection: InjectionStatus) -> str:
+    begin = "new pods start without a sidecar" if injection.state == "Open" else "one new pod is tried with a sidecar"
+    return f"{begin}, which kept others from starting ({injection.message})"
 
 
 def decide_storage_provisioned(facts: Facts) -> Verdict:

@@ -25,6 +25,7 @@ from spillway_operator.controller.settings import WEBHOOK_CONFIGURATION, WEBHOOK
 from spillway_operator.controller.skips import SkipReporter
 from spillway_operator.controller.status_keys import StatusSigner, ensure_signer
 from spillway_operator.controller.storage_classes import StorageClasses
+from spillway_operator.controller.stuck_pods import StuckPods
 from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.controller.work_queue import WorkQueue
 
@@ -46,6 +47,7 @@ class Controller:
         self._observed = Observed()
         self._seen_meanwhile: list[tuple[Callable[[Event], None], Event]] | None = None
         self._skips = SkipReporter(api)
+        self._stuck = StuckPods(api)
         members = MemberReader(signer, self._observed.injected_pods, self._add)
         self._members = members
         self._webhook = WebhookHealth(
@@ -59,7 +61,15 @@ class Controller:
         )
         deletion = PoolDeletion(api, self._observed, settings, DiskCleaner(api, settings))
         self._reconciler = Reconciler(
-            api, self._observed, members, self._webhook, settings, self._skips, deletion, StorageClasses(api)
+            api,
+            self._observed,
+            members,
+            self._webhook,
+            settings,
+            self._skips,
+            deletion,
+            StorageClasses(api),
+            self._stuck,
         )
         self._queue: WorkQueue[PoolKey] = WorkQueue(self._reconciler.reconcile, workers=WORKERS, expected=(ApiError,))
 
@@ -108,6 +118,7 @@ class Controller:
         uid = event["object"]["metadata"]["uid"]
         if event["type"] == "DELETED":
             self._skips.forget(uid)
+            self._stuck.forget(uid)
             touched = self._observed.drop_pod(uid)
         else:
             touched = self._observed.put_pod(event["object"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from spillway_operator.api import Fault, Reason, SkipReason
+from spillway_operator.api import Fault, InjectionStatus, Reason, SkipReason
 from spillway_operator.controller.members import Observation
 from spillway_operator.controller.observed import PodView
 
@@ -51,6 +51,7 @@ class Facts:
     wants_nvme: bool
     now: datetime
     config_map_problem: str = ""
+    injection: InjectionStatus | None = None
     # This process has just begun: a sidecar that it has not read yet may have been read by the one before.
     just_begun: bool = False
 
@@ -83,8 +84,8 @@ def decide_member(pod: PodView, observation: Observation | None, revision: str, 
     if pod.bare:
         why = SkipReason.explain(pod.skipped) or "it started without a sidecar"
         return MemberState(pod, Severity.FAULT, pod.skipped or Reason.NOT_INJECTED, why)
-    if pod.waiting:
-        return MemberState(pod, Severity.FAULT, pod.waiting, "the kubelet cannot start the sidecar")
+    if pod.symptom is not None and pod.symptom.proven:
+        return MemberState(pod, Severity.FAULT, pod.symptom.reason, pod.symptom.message)
     if observation is not None and observation.report.conditions:
         first = observation.report.conditions[0]
         return MemberState(pod, Severity.FAULT, first.reason, first.message)

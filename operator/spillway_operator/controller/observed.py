@@ -17,11 +17,11 @@ from spillway_operator.api.names import (
     INJECT_LABEL,
     POOL_LABEL,
     REVISION_LABEL,
-    SIDECAR_CONTAINER,
     SKIPPED_ANNOTATION,
     SKIPPED_MESSAGE_ANNOTATION,
     STATUS_ANNOTATION,
 )
+from spillway_operator.controller.symptoms import Symptom, find_symptom, has_begun, has_own_claim, is_unschedulable
 from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
 from spillway_operator.metrics import PODS, POOLS
 
@@ -43,8 +43,9 @@ class PoolKey(NamedTuple):
 class PodView:
     """What the controller keeps of a pod.
 
-    `waiting` is the kubelet's reason why the sidecar's container cannot start; `skipped` is the webhook's
-    reason and `skip_message` its words; `excluded` is the user's wish never to be touched. `pool` is the name in the
+    `symptom` is why it does not start because of us; `begun` is whether a container of the user's ever did, `owner` the kind
+    of what makes the pod again, `own_claim` whether it has a claim of its own. `skipped` is the webhook's reason and
+    `skip_message` its words; `excluded` is the user's wish never to be touched. `pool` is the name in the
     label, which a user may change; `pool_uid` is the pool that the pod was injected for, whatever its label says since,
     empty where it was not.
     """
@@ -64,7 +65,12 @@ class PodView:
     revision: str
     skipped: str
     excluded: bool
-    waiting: str
+    created_at: datetime | None = None
+    symptom: Symptom | None = None
+    begun: bool = False
+    owner: str = ""
+    own_claim: bool = False
+    unschedulable: bool = False
     # Whoever edits it changes nothing: it is for an Event that is posted once.
     skip_message: str = field(default="", compare=False)
 
@@ -115,8 +121,22 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         skipped=_skip_reason(annotations),
         skip_message=_skip_message(annotations),
         excluded=labels.get(INJECT_LABEL) == "false",
-        waiting=_sidecar_waiting(status),
+        created_at=_moment(metadata.get("creationTimestamp")),
+        symptom=find_symptom(body) if injection is not None else None,
+        begun=has_begun(status),
+        owner=_owner(metadata),
+        own_claim=has_own_claim(body),
+        unschedulable=is_unschedulable(status),
     )
+
+
+def _moment(stamp: str | None) -> datetime | None:
+    return datetime.fromisoformat(stamp) if stamp else None
+
+
+def _owner(metadata: Mapping[str, Any]) -> str:
+    owners = metadata.get("ownerReferences") or []
+    return next((str(owner.get("kind", ""))[:63] for owner in owners if owner.get("controller")), "")
 
 
 def _skip_reason(annotations: Mapping[str, str]) -> str:
@@ -144,20 +164,8 @@ def _injection(annotations: Mapping[str, str]) -> dict[str, Any] | None:
 def _readiness(status: Mapping[str, Any]) -> tuple[bool, datetime | None]:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "Ready":
-            since = condition.get("lastTransitionTime")
-            return condition.get("status") == "True", datetime.fromisoformat(since) if since else None
+            return condition.get("status") == "True", _moment(condition.get("lastTransitionTime"))
     return False, None
-
-
-def _sidecar_waiting(status: Mapping[str, Any]) -> str:
-    for container in status.get("initContainerStatuses") or []:
-        if str(container.get("name", "")).startswith(SIDECAR_CONTAINER):
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            reason = waiting.get("reason", "")
-            if reason and reason != "PodInitializing":
-                # The kubelet alternates between the two as it backs off; to a person it is one state.
-                return "ImagePullBackOff" if reason == "ErrImagePull" else str(reason)
-    return ""
 
 
 class Observed:

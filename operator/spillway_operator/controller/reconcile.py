@@ -16,6 +16,7 @@ from spillway.config import ConfigError
 
 from spillway_operator.api import (
     Fault,
+    InjectionStatus,
     KVCachePool,
     PoolStatus,
     Reason,
@@ -25,6 +26,7 @@ from spillway_operator.api import (
     sidecar_image,
 )
 from spillway_operator.api.pool import Metadata
+from spillway_operator.controller.breaker import Failure, decide_injection, next_try_seconds
 from spillway_operator.controller.client import (
     CONFIG_MAPS,
     POOLS,
@@ -41,6 +43,7 @@ from spillway_operator.controller.disk import (
     decide_disk_nodes,
     wants_finalizer,
 )
+from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.controller.facts import STALE_AFTER, Facts, decide_members, next_change_seconds
 from spillway_operator.controller.members import MemberReader
 from spillway_operator.controller.observed import Observed, PoolKey
@@ -48,14 +51,25 @@ from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.controller.skips import SkipReporter
 from spillway_operator.controller.status import build_status, build_status_manifest, decide_write
 from spillway_operator.controller.storage_classes import StorageClasses
+from spillway_operator.controller.stuck_pods import StuckPods
 from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.injection.revision import pool_revision
+from spillway_operator.metrics import BREAKERS_OPENED
 from spillway_operator.resources import build_config_map
 
 # Nothing tells us when a StorageClass appears, or when a ConfigMap without our label goes.
 UNWATCHED_RETRY_SECONDS = 30.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Injection:
+    """The breaker as it shall stand, the pods that it stands so for, and when to look again."""
+
+    status: InjectionStatus | None
+    failures: tuple[Failure, ...]
+    again_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class Reconciler:
     skips: SkipReporter
     deletion: PoolDeletion
     storage_classes: StorageClasses
+    stuck: StuckPods
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def reconcile(self, key: PoolKey) -> float | None:
@@ -117,11 +132,49 @@ class Reconciler:
             config_map_problem = ""
         fault = find_fault(pool, self.settings.allowed) or self._user_fault(key)
         fault = fault or await self._storage_class_fault(pool)
-        facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem)
-        again_seconds = await self._report(metadata, facts, previous, nodes)
+        injection = await self._injection(key, pool, fault, previous, failed)
+        facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem, injection.status)
+        pauses = [await self._report(metadata, facts, previous, nodes), injection.again_seconds]
+        try:
+            # After the report: who is made again must meet the open breaker.
+            pauses.append(
+                await self.stuck.restart(key, injection.status, injection.failures, len(facts.pods), facts.now)
+            )
+            await self._announce(metadata, previous.injection, injection.status)
+        except ApiError as error:
+            failed.append(error)
         if config_map_problem or (fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND):
-            return UNWATCHED_RETRY_SECONDS
-        return again_seconds
+            pauses.append(UNWATCHED_RETRY_SECONDS)
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    async def _injection(
+        self, key: PoolKey, pool: KVCachePool, fault: Fault | None, previous: PoolStatus, failed: list[ApiError]
+    ) -> _Injection:
+        now = datetime.now(UTC)
+        pods = [pod for pod in self.observed.pods(key) if pod.live]
+        try:
+            failures, look_seconds = await self.stuck.find_failures(pods, now)
+        except ApiError as error:
+            failed.append(error)
+            return _Injection(previous.injection, (), UNWATCHED_RETRY_SECONDS)
+        status = decide_injection(previous.injection, failures, pods, self._revision(pool, fault), now)
+        pauses = [pause for pause in (look_seconds, next_try_seconds(status, now)) if pause is not None]
+        return _Injection(status, tuple(failures), min(pauses, default=None))
+
+    async def _announce(self, metadata: Metadata, before: InjectionStatus | None, now: InjectionStatus | None) -> None:
+        was, state = (status.state if status is not None else "Closed" for status in (before, now))
+        if now is None or state == was:
+            return
+        if state != "Open":
+            log.info("injection breaker moved", namespace=metadata.namespace, pool=metadata.name, state=state)
+            return
+        BREAKERS_OPENED.inc()
+        log.warning("injection breaker opened, new pods start without a sidecar", namespace=metadata.namespace,
+                    pool=metadata.name, reason=now.reason, message=now.message)  # fmt: skip
+        subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
+        await post_once(
+            self.api, subject, Reason.SIDECARS_CANNOT_START, f"new pods start without a sidecar: {now.message}"
+        )
 
     def _facts(
         self,
@@ -131,12 +184,14 @@ class Reconciler:
         fault: Fault | None,
         webhook_problem: str,
         config_map_problem: str = "",
+        injection: InjectionStatus | None = None,
     ) -> Facts:
         pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
         return Facts(
             generation=metadata.generation,
             fault=fault,
             config_map_problem=config_map_problem,
+            injection=injection,
             webhook_problem=webhook_problem,
             pods=pods,
             observations=tuple((pod, self.members.observation(pod.uid)) for pod in pods if pod.injected),

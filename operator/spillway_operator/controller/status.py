@@ -55,6 +55,7 @@ def build_status(
         members=now_members,
         disk=DiskStatus(nodes=tuple(sorted(disk_nodes))) if disk_nodes else None,
         sidecar_revision=facts.revision or None,
+        injection=facts.injection,
     )
 
 

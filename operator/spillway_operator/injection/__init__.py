@@ -4,6 +4,7 @@
 and one line in a list.
 """
 
+from spillway_operator.injection.decide import sidecar_unavailable
 from spillway_operator.injection.facts import Facts, Pod, Skip
 from spillway_operator.injection.inject import (
     MAX_MESSAGE_CHARACTERS,
@@ -27,4 +28,5 @@ __all__ = [
     "is_injected",
     "mark_skipped",
     "pool_revision",
+    "sidecar_unavailable",
 ]

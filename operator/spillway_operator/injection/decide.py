@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spillway_operator.api import KVCachePool, SkipReason, find_fault, names
+from spillway_operator.api import InjectionStatus, KVCachePool, SkipReason, find_fault, names
 from spillway_operator.injection.facts import Facts, Pod, Skip
 from spillway_operator.injection.limit_range import find_violation
 from spillway_operator.injection.plan import Plan, build_plan
@@ -150,6 +150,19 @@ def check_qos_kept(pod: Pod, plan: Plan, facts: Facts) -> Skip | None:
     )
 
 
+def check_sidecars_start(pod: Pod, plan: Plan, facts: Facts) -> Skip | None:
+    """Sidecars of this revision kept pods from starting, and no trial has succeeded since."""
+    injection = plan.pool.status.injection
+    if injection is None or injection.state != "Open" or injection.revision != plan.config.revision:
+        return None
+    return sidecar_unavailable(injection)
+
+
+def sidecar_unavailable(injection: InjectionStatus) -> Skip:
+    """The skip of a pod that meets a breaker which is not closed."""
+    return Skip(SkipReason.SIDECAR_UNAVAILABLE, f"sidecars of the pool keep pods from starting ({injection.message})")
+
+
 def check_limit_ranges(pod: Pod, plan: Plan, facts: Facts) -> Skip | None:
     """A LimitRange would refuse the pod because of us."""
     violation = find_violation(pod, plan, facts.limit_ranges)
@@ -168,4 +181,4 @@ POD_CHECKS: tuple[PodCheck, ...] = (
     check_pod_level_resources,
     check_namespace_admits_volume,
 )
-PLAN_CHECKS: tuple[PlanCheck, ...] = (check_qos_kept, check_limit_ranges)
+PLAN_CHECKS: tuple[PlanCheck, ...] = (check_sidecars_start, check_qos_kept, check_limit_ranges)

@@ -6,15 +6,27 @@ import base64
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
 from spillway_operator.api import SkipReason, names
-from spillway_operator.injection import Facts, Outcome, Pod, Skip, annotate, inject, is_injected, mark_skipped
+from spillway_operator.injection import (
+    Facts,
+    Outcome,
+    Pod,
+    Skip,
+    annotate,
+    inject,
+    is_injected,
+    mark_skipped,
+    sidecar_unavailable,
+)
 from spillway_operator.webhook.api_server import ApiServerError
 from spillway_operator.webhook.metrics import ERRORS, REVIEW_SECONDS, REVIEWS, SKIPS
 from spillway_operator.webhook.patch import build_patch
+from spillway_operator.webhook.trials import Trials
 
 # The API server cuts a warning at 256 bytes when several come together.
 MAX_WARNING_CHARACTERS = 250
@@ -34,23 +46,25 @@ class Probed(Outcome):
     """The operator's probe and its answer. A pod's own annotations do not make it one."""
 
 
-async def answer(body: bytes, gather: Gather, find_refusal: FindRefusal) -> Response:
+async def answer(body: bytes, gather: Gather, find_refusal: FindRefusal, trials: Trials) -> Response:
     """The AdmissionReview that answers `body`. Raises UnreadableReview if that is none."""
     try:
         request = json.loads(body)["request"]
         uid, namespace, pod = request["uid"], request.get("namespace") or "", request["object"]
+        dry_run = bool(request.get("dryRun"))
     except (ValueError, KeyError, TypeError) as error:
         ERRORS.labels("unreadable-review").inc()
         raise UnreadableReview(f"the body is no AdmissionReview: {error!r}") from error
     with REVIEW_SECONDS.time():
-        response = _respond(pod, await _review(pod, namespace, gather, find_refusal))
+        inject_it = partial(_inject, pod, namespace, gather, find_refusal, trials, dry_run=dry_run)
+        response = _respond(pod, await _review(pod, namespace, inject_it))
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": uid, **response}}
 
 
-async def _review(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRefusal) -> Outcome:
+async def _review(pod: Pod, namespace: str, inject_it: Callable[[], Awaitable[Outcome]]) -> Outcome:
     started = time.monotonic()
     try:
-        outcome = await _inject(pod, namespace, gather, find_refusal)
+        outcome = await inject_it()
     except ApiServerError as error:
         outcome = _failed(pod, "api-server", str(error))
     except Exception as error:
@@ -69,7 +83,9 @@ async def _review(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRe
     return outcome
 
 
-async def _inject(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRefusal) -> Outcome:
+async def _inject(
+    pod: Pod, namespace: str, gather: Gather, find_refusal: FindRefusal, trials: Trials, *, dry_run: bool
+) -> Outcome:
     labels = pod["metadata"].get("labels") or {}
     pool_name = labels.get(names.POOL_LABEL)
     if pool_name is None or labels.get(names.INJECT_LABEL) == "false" or is_injected(pod):
@@ -80,6 +96,11 @@ async def _inject(pod: Pod, namespace: str, gather: Gather, find_refusal: FindRe
     outcome = inject(pod, facts)
     if outcome.skip is None and (words := await find_refusal(namespace, outcome.pod, pod)):
         skip = Skip(SkipReason.NOT_ADMISSIBLE, f"the API server refuses the pod with a sidecar: {words}")
+        return Outcome(mark_skipped(pod, skip), skip)
+    # Last: a trial that is begun here and ends in another skip would be none.
+    if outcome.skip is None and facts.pool is not None and not trials.admits(facts.pool, outcome.pod, dry_run=dry_run):
+        assert facts.pool.status.injection is not None
+        skip = sidecar_unavailable(facts.pool.status.injection)
         return Outcome(mark_skipped(pod, skip), skip)
     return outcome
 

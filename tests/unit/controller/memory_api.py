@@ -46,9 +46,18 @@ class MemoryApi(ApiServer):
         return copy.deepcopy(self.stored.get((resource.kind, name)))
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
     ) -> list[Manifest]:
         found = copy.deepcopy(self.kind(resource))
+        if field_selector is not None:
+            field, _, wanted_name = field_selector.partition("=")
+            assert field == "involvedObject.name"
+            found = [manifest for manifest in found if manifest["involvedObject"]["name"] == wanted_name]
         if namespace is not None:
             found = [manifest for manifest in found if manifest["metadata"].get("namespace") == namespace]
         if label_selector is not None:
@@ -69,8 +78,12 @@ class MemoryApi(ApiServer):
         self._check("dry-run", resource, manifest["metadata"].get("namespace", ""))
         return DryRun(manifest, f'299 - "{PROBE_ANSWER}"')
 
-    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, as_read: Manifest | None = None
+    ) -> None:
         self._check("delete", resource, name)
+        if as_read is not None and self.stored.get((resource.kind, name), as_read) != as_read:
+            raise Conflict(409, "DELETE", resource.path(namespace, name), "precondition failed")
         self.drop(resource, name)
 
     async def apply(self, manifest: Manifest, resource: Resource, manager: FieldManager, **_: Any) -> Manifest:

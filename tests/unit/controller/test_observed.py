@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from controller_builders import POOL_UID, make_pod, make_pod_body, make_pool_body
 from spillway_operator.controller.observed import Observed, PoolKey, parse_pod
+from spillway_operator.controller.symptoms import Symptom
 
 CHAT, OTHER = PoolKey("team-a", "chat"), PoolKey("team-a", "other")
 
@@ -30,8 +31,12 @@ def test_a_pod_is_kept_in_less_than_a_kilobyte() -> None:
         ({"phase": "Failed"}, "ended", True),
         ({"deletionTimestamp": "2026-11-24T12:00:00Z"}, "ended", False),
         ({"annotations": {"spillway.dev/status": "no json"}}, "injected", False),
-        ({"waiting": "ErrImagePull"}, "waiting", "ImagePullBackOff"),
-        ({"waiting": "PodInitializing"}, "waiting", ""),
+        (
+            {"waiting": "ErrImagePull"},
+            "symptom",
+            Symptom("ImagePullBackOff", "the kubelet cannot start container spillway"),
+        ),
+        ({"waiting": "PodInitializing"}, "symptom", None),
         ({"deletionTimestamp": "2026-11-24T12:00:00Z"}, "live", False),
         ({"injected": False}, "bare", True),
         ({"injected": False, "labels": {"spillway.dev/inject": "false"}}, "bare", False),

@@ -20,8 +20,8 @@ def make_pod(**spec: Any) -> Pod:
     }
 
 
-def make_review(pod: Any, uid: str = "4b1d") -> bytes:
-    request = {"uid": uid, "namespace": "team-a", "operation": "CREATE", "dryRun": True, "object": pod}
+def make_review(pod: Any, uid: str = "4b1d", *, dry_run: bool = True) -> bytes:
+    request = {"uid": uid, "namespace": "team-a", "operation": "CREATE", "dryRun": dry_run, "object": pod}
     return json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).encode()
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from reviews import make_pod, make_review, patched
-from spillway_operator.api import Allowed, names, parse_pool
+from spillway_operator.api import Allowed, InjectionStatus, PoolStatus, names, parse_pool
 from spillway_operator.injection import Facts, inject
 from spillway_operator.webhook.api_server import ApiServerError
 from spillway_operator.webhook.metrics import REGISTRY
 from spillway_operator.webhook.patch import build_patch
 from spillway_operator.webhook.review import MAX_WARNING_CHARACTERS, UnreadableReview, answer
+from spillway_operator.webhook.trials import Trials
 
 POOL = parse_pool(
     {"metadata": {"name": "chat", "namespace": "team-a", "uid": "u"}, "spec": {"tiers": {"dram": {"capacity": "1Gi"}}}}
@@ -50,8 +52,10 @@ def counted(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def respond(pod: Any, gather: Any, find_refusal: Any = admissible) -> dict[str, Any]:
-    review = await answer(make_review(pod), gather, find_refusal)
+async def respond(
+    pod: Any, gather: Any, find_refusal: Any = admissible, trials: Trials | None = None, *, dry_run: bool = False
+) -> dict[str, Any]:
+    review = await answer(make_review(pod, dry_run=dry_run), gather, find_refusal, trials or Trials())
     response: dict[str, Any] = review["response"]
     assert response["uid"] == "4b1d"
     assert response["allowed"] is True
@@ -125,6 +129,46 @@ async def test_pod_that_the_api_server_refuses_because_of_us_starts_plain_with_i
     assert "exceeded quota: small" in response["warnings"][0]
 
 
+def half_open(pod: Any, since: str = "2026-11-24T12:00:00Z") -> Any:
+    """Facts of a pool whose breaker is half open for the revision that `pod` would get."""
+    assert FACTS.pool is not None
+    revision = inject(pod, FACTS).pod["metadata"]["labels"][names.REVISION_LABEL]
+    injection = InjectionStatus.model_validate(
+        {"state": "Probing", "message": "pod chat-x: no image", "since": since, "revision": revision}
+    )
+    pool = FACTS.pool.model_copy(update={"status": PoolStatus(injection=injection)})
+
+    async def gather(namespace: str, name: str) -> Facts:
+        return replace(FACTS, pool=pool)
+
+    return gather
+
+
+async def skip_reason(*args: Any, **kwargs: Any) -> str | None:
+    pod = make_pod()
+    after = patched(pod, await respond(pod, *args, **kwargs))
+    reason: str | None = (after["metadata"].get("annotations") or {}).get(names.SKIPPED_ANNOTATION)
+    return reason
+
+
+async def test_half_open_breaker_lets_one_pod_through() -> None:
+    trials, pod = Trials(), make_pod()
+    assert await skip_reason(half_open(pod), admissible, trials) is None
+    assert await skip_reason(half_open(pod), admissible, trials) == "sidecar-unavailable"
+    assert await skip_reason(half_open(pod, since="2026-11-24T12:05:00Z"), admissible, trials) is None
+
+
+async def test_neither_a_dry_run_nor_a_refused_pod_is_a_trial() -> None:
+    trials, pod = Trials(), make_pod()
+    assert await skip_reason(half_open(pod), admissible, trials, dry_run=True) is None
+    assert await skip_reason(half_open(pod), always_refused, trials) == "not-admissible"
+    assert await skip_reason(half_open(pod), admissible, trials) is None
+
+
+async def always_refused(namespace: str, injected: Any, plain: Any) -> str:
+    return "exceeded quota: small"
+
+
 @pytest.mark.parametrize(("gather", "kind"), [(unreachable, "api-server"), (broken, "unexpected")])
 async def test_failure_of_ours_lets_the_pod_start_plain(gather: Any, kind: str) -> None:
     before = counted("spillway_webhook_errors_total", kind=kind)
@@ -145,7 +189,7 @@ async def test_strange_pod_is_allowed(pod: Any) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"request": {}}', b'{"request": null}'])
 async def test_what_is_no_review_is_told_so(body: bytes) -> None:
     with pytest.raises(UnreadableReview, match="no AdmissionReview"):
-        await answer(body, never, admissible)
+        await answer(body, never, admissible, Trials())
 
 
 def test_patch_of_equal_pods_is_empty() -> None:
