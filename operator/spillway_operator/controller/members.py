@@ -1,4 +1,4 @@
-"""What the sidecars say of themselves: GET http://<pod>:9464/status of every injected pod, at a bounded rate.
+"""What the sidecars say of themselves: GET /status of every injected pod, at a bounded rate.
 
 Each pod is asked every 10 s, or less often where that would be more than 150 reads a second. A pod that does not answer
 within 1 s keeps its last report, whose `observed_at` grows old: absent is not zero, and a dead pod delays nobody.
@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from spillway.config import HTTP_PORT
 
 from spillway_operator.controller.observed import PodView, PoolKey
 from spillway_operator.controller.status_keys import StatusSigner
@@ -151,7 +150,9 @@ async def read_member(session: aiohttp.ClientSession, pod: PodView, signer: Stat
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
     headers = {"Authorization": f"Bearer {signer.sign(pod.uid)}"}
     try:
-        async with session.get(f"http://{host}:{HTTP_PORT}/status", headers=headers, allow_redirects=False) as answer:
+        async with session.get(
+            f"http://{host}:{pod.http_port}/status", headers=headers, allow_redirects=False
+        ) as answer:
             if answer.status != 200:
                 MEMBER_READS.labels(outcome="refused").inc()
                 return None

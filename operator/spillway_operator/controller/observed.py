@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from spillway.config import HTTP_PORT
+
 from spillway_operator.api import SkipReason, UserClaim, claim_user
 from spillway_operator.api.names import (
     INJECT_LABEL,
@@ -71,6 +73,7 @@ class PodView:
     owner: str = ""
     own_claim: bool = False
     unschedulable: bool = False
+    http_port: int = HTTP_PORT
     # Whoever edits it changes nothing: it is for an Event that is posted once.
     skip_message: str = field(default="", compare=False)
 
@@ -127,7 +130,13 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         owner=_owner(metadata),
         own_claim=has_own_claim(body),
         unschedulable=is_unschedulable(status),
+        http_port=_http_port(injection),
     )
+
+
+def _http_port(injection: dict[str, Any] | None) -> int:
+    port = (injection or {}).get("port")
+    return port if isinstance(port, int) and 0 < port < 65536 else HTTP_PORT  # an older webhook notes none
 
 
 def _moment(stamp: str | None) -> datetime | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spillway_operator.api import InjectionStatus, KVCachePool, SkipReason, find_fault, names
+from spillway_operator.injection.disk_owner import namespace_level
 from spillway_operator.injection.facts import Facts, Pod, Skip
 from spillway_operator.injection.limit_range import find_violation
 from spillway_operator.injection.plan import Plan, build_plan
@@ -129,7 +130,7 @@ def check_pod_level_resources(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip
 def check_namespace_admits_volume(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
     """A hostPath volume in a namespace whose Pod Security level refuses it; an unknown level counts as restricted."""
     nvme = pool.spec.tiers.nvme
-    level = facts.namespace_labels.get(names.POD_SECURITY_ENFORCE_LABEL, "privileged")
+    level = namespace_level(facts.namespace_labels)
     if nvme is None or nvme.volume.type != "HostPath" or level == "privileged":
         return None
     return Skip(

@@ -19,6 +19,7 @@ class Facts:
     pool: the pool that the pod's label names, None if there is none. pool_fault: why it could not be read, if it could not.
     user_fault: why its sidecars may not run under its user, which another pool may have.
     limit_ranges: the LimitRange objects of the namespace. status_public_keys: raw Ed25519 keys in base64.
+    drawn_port: at random from http_port.DRAWN_PORTS, for a pod on the node's network.
     """
 
     pool: KVCachePool | None
@@ -29,6 +30,7 @@ class Facts:
     limit_ranges: tuple[Mapping[str, Any], ...] = ()
     status_public_keys: tuple[str, ...] = ()
     pull_policy: str = "IfNotPresent"
+    drawn_port: int = 20_000
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from spillway.config import SidecarConfig
 
 from spillway_operator.api import KVCachePool, NvmeTier, names, pool_user, sidecar_image
+from spillway_operator.injection.disk_owner import DiskOwner, decide_disk_owner, namespace_level
 from spillway_operator.injection.engine import find_engine
 from spillway_operator.injection.facts import Container, Facts, Pod, Skip
+from spillway_operator.injection.http_port import choose_http_port
 from spillway_operator.injection.qos import is_guaranteed
 from spillway_operator.injection.revision import build_sidecar_config
 from spillway_operator.injection.sizing import Sizing, size_sidecar
@@ -24,6 +26,7 @@ class Plan:
     config: SidecarConfig
     engine_index: int
     user: int
+    disk_owner: DiskOwner
     guaranteed: bool
     sizing: Sizing
 
@@ -45,6 +48,8 @@ def build_plan(pod: Pod, pool: KVCachePool, facts: Facts) -> Plan | Skip:
         return engine_index
     image = sidecar_image(pool, facts.allowed)
     config = build_sidecar_config(pool, image, facts.status_public_keys)
+    # Not part of the revision: it is the pod's, not the pool's.
+    config = config.model_copy(update={"http_port": choose_http_port(pod, facts)})
     guaranteed = is_guaranteed(pod)
     return Plan(
         pool=pool,
@@ -53,6 +58,7 @@ def build_plan(pod: Pod, pool: KVCachePool, facts: Facts) -> Plan | Skip:
         config=config,
         engine_index=engine_index,
         user=_user(pod, pool),
+        disk_owner=decide_disk_owner(pod, pool.spec.tiers.nvme, namespace_level(facts.namespace_labels)),
         guaranteed=guaranteed,
         sizing=size_sidecar(pool.spec.sidecar, config, guaranteed=guaranteed),
     )

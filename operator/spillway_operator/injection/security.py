@@ -1,6 +1,6 @@
 """The security contexts of what is injected: Pod Security level restricted, whatever the pool says, but for one container.
 
-That one exists only beside a hostPath volume, which every level but privileged refuses anyway.
+That one exists only where a volume must change hands (disk_owner.py) and never in a namespace that enforces `restricted`.
 """
 
 from __future__ import annotations

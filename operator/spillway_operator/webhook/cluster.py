@@ -6,6 +6,7 @@ Pool and workload often come in one file: the pod is then admitted before the wa
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from spillway.config import ConfigError
 
 from spillway_operator.api import Fault, KVCachePool, UserClaim, claim_user, find_user_fault, parse_pool
 from spillway_operator.injection import Facts, Pod
+from spillway_operator.injection.http_port import DRAWN_PORTS
 from spillway_operator.webhook.admissible import find_refusal
 from spillway_operator.webhook.api_server import LIMIT_RANGES, NAMESPACES, POOLS, ApiServer, ApiServerError, Manifest
 from spillway_operator.webhook.cache import WatchCache
@@ -85,6 +87,7 @@ class Cluster:
             limit_ranges=self._limit_ranges.within(namespace),
             status_public_keys=self._keys.current,
             pull_policy=self._settings.sidecar_pull_policy,
+            drawn_port=secrets.choice(DRAWN_PORTS),
         )
 
     async def find_refusal(self, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float) -> str | None:

@@ -1,9 +1,9 @@
-"""`python3 -m spillway.daemon.own_disk FOLDER UID GID`: give a pool's folder on a node's disk to the sidecar's user.
+"""`python3 -m spillway.daemon.own_disk FOLDER UID GID folder|volume`: give the folder of the NVMe tier to the sidecar's user.
 
-Runs as root with CAP_CHOWN and nothing else, before the sidecar, and sees FOLDER alone. The kubelet has made the folder, root's
-own, if it was not there. Below a path that the administrator prepared (mode 2755, group 65532) what is made inherits that group; a
-folder of root's without it lies on whatever was there when the disk was not mounted, and is left alone: the sidecar then finds
-it not writable and says so. See docs/adr/0001.
+Runs as root with CAP_CHOWN and nothing else, before the sidecar, and sees FOLDER alone. A `volume` was made for this pod and is
+root's. A `folder` lies on the node's disk, and the kubelet has made it, root's own, if it was not there. Below a path that the
+administrator prepared (mode 2755, group 65532) what is made inherits that group; a folder of root's without it lies on whatever was
+there when the disk was not mounted, and is left alone: the sidecar then finds it not writable and says so. See docs/adr/0001.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def main() -> None:
     """Entry point. Always ends well: a disk that cannot be given away costs the tier, which the sidecar says, not the pod."""
     try:
         folder, uid, gid = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-        problem = own(folder, uid, gid)
+        problem = own(folder, uid, gid, is_prepared=sys.argv[4:] == ["volume"])
     except (OSError, ValueError, IndexError) as error:
         problem = f"{error!r}"
     if problem:
         sys.stderr.write(f"spillway-disk: {problem}\n")
 
 
-def own(folder: Path, uid: int, gid: int) -> str:
-    """Make `folder` and the stores in it uid's; returns why not, empty where they are now.
+def own(folder: Path, uid: int, gid: int, *, is_prepared: bool = False) -> str:
+    """Make `folder` and the stores in it uid's; returns why not, empty where they are now. `is_prepared` vouches for its path.
 
     Nothing but what the daemon makes is given away (slot-N and the files in it), no link is followed. Raises OSError.
     """
@@ -42,7 +42,7 @@ def own(folder: Path, uid: int, gid: int) -> str:
         return f"{folder} is no folder"
     if owner.st_uid == uid:
         return ""
-    if owner.st_uid == ROOT and owner.st_gid != PREPARED_GROUP:
+    if owner.st_uid == ROOT and owner.st_gid != PREPARED_GROUP and not is_prepared:
         return (
             f"{folder} was not made below a prepared path (its group is {owner.st_gid}, not {PREPARED_GROUP}): is its disk "
             f"mounted? If so, prepare the path: install -d -o root -g {PREPARED_GROUP} -m 2755 PATH"

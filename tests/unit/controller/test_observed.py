@@ -36,6 +36,8 @@ def test_a_pod_is_kept_in_less_than_a_kilobyte() -> None:
             "symptom",
             Symptom("ImagePullBackOff", "the kubelet cannot start container spillway"),
         ),
+        ({"annotations": {"spillway.dev/status": '{"port": 9465}'}}, "http_port", 9465),
+        ({"annotations": {"spillway.dev/status": '{"port": "x"}'}}, "http_port", 9464),
         ({"waiting": "PodInitializing"}, "symptom", None),
         ({"deletionTimestamp": "2026-11-24T12:00:00Z"}, "live", False),
         ({"injected": False}, "bare", True),

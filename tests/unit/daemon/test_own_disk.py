@@ -32,8 +32,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, uid: int = UID) -> str:
-    ended = subprocess.run([*DROPPED, str(folder), str(uid), str(uid)], capture_output=True, text=True)
+def run(folder: Path, uid: int = UID, kind: str = "folder") -> str:
+    ended = subprocess.run([*DROPPED, str(folder), str(uid), str(uid), kind], capture_output=True, text=True)
     assert ended.returncode == 0, "an init container that fails keeps the engine from starting"
     return ended.stderr
 
@@ -56,6 +56,15 @@ def test_a_folder_on_an_unmounted_disk_is_left_alone(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     assert "is its disk mounted?" in run(folder)
     assert owner(folder) == (0, "0o755")
+
+
+@needs_root
+def test_a_volume_of_the_pods_own_needs_no_prepared_path(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    assert run(tmp_path, kind="volume") == ""
+    assert owner(tmp_path) == (UID, "0o700")
+    assert owner(tmp_path / "lost+found") == (0, "0o700"), "what the daemon did not make is not given away"
 
 
 @needs_root

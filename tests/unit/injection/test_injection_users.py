@@ -26,7 +26,7 @@ def test_pool_that_names_no_user_gets_one_of_its_own() -> None:
     pod = case.run().pod
     assert users_of(pod) == {user}
     (disk,) = [one for one in pod["spec"]["initContainers"] if one["name"] == names.DISK_CONTAINER]
-    assert disk["command"][-2:] == [str(user), str(names.SIDECAR_UID)]
+    assert disk["command"][-3:-1] == [str(user), str(names.SIDECAR_UID)]
     metadata = case.facts.pool.metadata.model_copy(update={"uid": "another"})
     other = replace(case.facts, pool=case.facts.pool.model_copy(update={"metadata": metadata}))
     assert users_of(inject(case.pod, other).pod).isdisjoint({user})

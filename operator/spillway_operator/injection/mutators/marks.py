@@ -22,5 +22,6 @@ def mutate(pod: Pod, plan: Plan) -> None:
         "revision": plan.config.revision,
         "image": plan.image,
         "engine": plan.engine(pod)["name"],
+        "port": plan.config.http_port,
     }
     annotations[names.STATUS_ANNOTATION] = json.dumps(status, separators=(",", ":"), sort_keys=True)
