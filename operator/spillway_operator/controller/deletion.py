@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import get_args
 
 import structlog
 
@@ -140,10 +141,13 @@ class PoolDeletion:
     async def _report(
         self, metadata: Metadata, previous: PoolStatus, verdicts: dict[ConditionType, Verdict], nodes: list[str]
     ) -> None:
-        now = datetime.now(UTC)
+        stamped = stamp_conditions(verdicts, previous.conditions, metadata.generation, datetime.now(UTC))
+        # Of what deletion says nothing the last word stands, with the generation that it was said of.
+        kept = [condition for condition in previous.conditions if condition.type not in verdicts]
+        order = get_args(ConditionType)
         status = previous.model_copy(update={
             "observed_generation": metadata.generation,
-            "conditions": stamp_conditions(verdicts, previous.conditions, metadata.generation, now),
+            "conditions": tuple(sorted((*stamped, *kept), key=lambda condition: order.index(condition.type))),
             "disk": DiskStatus(nodes=tuple(nodes)) if nodes else None,
         })  # fmt: skip
         if status != previous:

@@ -236,3 +236,19 @@ async def test_a_spec_that_cannot_be_read_keeps_its_nodes() -> None:
     await rig.reconcile()
     assert rig.is_held
     assert rig.recorded_nodes == ("node-1",)
+
+
+async def test_conditions_that_deletion_says_nothing_of_stand_as_they_were() -> None:
+    rig = Rig()
+    rig.see_pod("chat-0")
+    await rig.reconcile()
+    before = {condition.type: condition for condition in rig.status.conditions}
+    rig.pool["metadata"] |= {**DELETED, "generation": 2}
+    await rig.reconcile()
+    after = {condition.type: condition for condition in rig.status.conditions}
+    assert list(after) == list(before)
+    assert [after[kind] for kind in ("ConfigValid", "StorageProvisioned")] == [
+        before[kind] for kind in ("ConfigValid", "StorageProvisioned")
+    ]
+    assert after["Progressing"].reason == "DiskInUse"
+    assert after["Progressing"].observed_generation == 2
