@@ -68,8 +68,9 @@ class Installation:
         }
         with step(f"installing Spillway in namespace {NAMESPACE}"):
             self._mark_namespace()
-            # Helm installs what lies in crds/ once and never again, also on an upgrade.
-            self._apply_crd()
+            # One that is there is the chart's to upgrade.
+            if self._get("crd", _CRD) is None:
+                self._apply_crd()
             try:
                 self._helm(
                     "upgrade", "--install", RELEASE, _CHART, "--namespace", NAMESPACE,

@@ -42,6 +42,7 @@ class FieldManager(StrEnum):
     INJECT_PATH = "spillway-inject-path"
     STATUS_KEYS = "spillway-status-keys"
     UNINSTALL = "spillway-uninstall"
+    CRD = "spillway-crd"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 STORAGE_CLASSES = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses")
+CRDS = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
 WEBHOOK_CONFIGURATIONS = Resource(
     "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"
 )

@@ -63,7 +63,7 @@ def test_the_chart_carries_the_generated_crd(chart: Path) -> None:
 
 def test_every_pod_meets_the_restricted_level(manifests: list[Manifest]) -> None:
     specs = pod_specs(manifests)
-    assert len(specs) == 3
+    assert len(specs) == 4
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -248,20 +248,36 @@ def test_an_older_kubernetes_is_refused(render: Callable[..., str]) -> None:
 
 
 def test_uninstalling_lets_pools_go_first_and_its_rights_last_no_longer(manifests: list[Manifest]) -> None:
-    hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
-    assert {m["metadata"]["name"] for m in hooks} == {"spillway-uninstall"}
+    _assert_hooks(manifests, "spillway-uninstall", "pre-delete")
+    job = find(manifests, "Job", "spillway-uninstall")
+    # Helm's own patience is 300 s.
+    assert job["spec"]["activeDeadlineSeconds"] < 300
+
+
+def test_the_crd_is_upgraded_first_and_its_rights_last_no_longer(
+    manifests: list[Manifest], render: Callable[..., str]
+) -> None:
+    _assert_hooks(manifests, "spillway-upgrade", "pre-install,pre-upgrade")
+    (rule,) = find(manifests, "ClusterRole", "spillway-upgrade")["rules"]
+    assert rule["resourceNames"] == ["kvcachepools.spillway.dev"]
+    assert "spillway-upgrade" not in render("crds.upgrade=false")
+
+
+def _assert_hooks(manifests: list[Manifest], name: str, when: str) -> None:
+    hooks = [
+        m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {}) and m["metadata"]["name"] == name
+    ]
+    assert {m["kind"] for m in hooks} >= {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"}
     for hook in hooks:
         annotations = hook["metadata"]["annotations"]
-        assert annotations["helm.sh/hook"] == "pre-delete"
+        assert annotations["helm.sh/hook"] == when
         assert set(annotations["helm.sh/hook-delete-policy"].split(",")) == {
             "before-hook-creation",
             "hook-succeeded",
             "hook-failed",
         }
-    job = find(manifests, "Job", "spillway-uninstall")
+    job = find(manifests, "Job", name)
     assert job["metadata"]["annotations"]["helm.sh/hook-weight"] == "1", "after the rights that it needs"
-    # Helm's own patience is 300 s.
-    assert job["spec"]["activeDeadlineSeconds"] < 300
 
 
 def test_a_listed_path_below_another_is_refused_with_the_way_out(render: Callable[..., str]) -> None:
