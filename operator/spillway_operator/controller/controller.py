@@ -14,6 +14,7 @@ import structlog
 
 from spillway_operator.api import claim_user
 from spillway_operator.api.names import POOL_LABEL
+from spillway_operator.controller.breaker_events import BreakerReporter
 from spillway_operator.controller.certificates import ensure_webhook_trust
 from spillway_operator.controller.client import CONFIG_MAPS, PODS, POOLS, ApiError, ApiServer
 from spillway_operator.controller.deletion import PoolDeletion
@@ -70,6 +71,7 @@ class Controller:
             deletion,
             StorageClasses(api),
             self._stuck,
+            BreakerReporter(api),
         )
         self._queue: WorkQueue[PoolKey] = WorkQueue(self._reconciler.reconcile, workers=WORKERS, expected=(ApiError,))
 

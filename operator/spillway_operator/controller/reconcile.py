@@ -27,6 +27,7 @@ from spillway_operator.api import (
 )
 from spillway_operator.api.pool import Metadata
 from spillway_operator.controller.breaker import Failure, decide_injection, next_try_seconds
+from spillway_operator.controller.breaker_events import BreakerReporter
 from spillway_operator.controller.client import (
     CONFIG_MAPS,
     POOLS,
@@ -43,7 +44,6 @@ from spillway_operator.controller.disk import (
     decide_disk_nodes,
     wants_finalizer,
 )
-from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.controller.facts import STALE_AFTER, Facts, decide_members, next_change_seconds
 from spillway_operator.controller.members import MemberReader
 from spillway_operator.controller.observed import Observed, PoolKey
@@ -54,7 +54,6 @@ from spillway_operator.controller.storage_classes import StorageClasses
 from spillway_operator.controller.stuck_pods import StuckPods
 from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.injection.revision import pool_revision
-from spillway_operator.metrics import BREAKERS_OPENED
 from spillway_operator.resources import build_config_map
 
 # Nothing tells us when a StorageClass appears, or when a ConfigMap without our label goes.
@@ -85,6 +84,7 @@ class Reconciler:
     deletion: PoolDeletion
     storage_classes: StorageClasses
     stuck: StuckPods
+    breaker_events: BreakerReporter
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def reconcile(self, key: PoolKey) -> float | None:
@@ -140,7 +140,7 @@ class Reconciler:
             pauses.append(
                 await self.stuck.restart(key, injection.status, injection.failures, len(facts.pods), facts.now)
             )
-            await self._announce(metadata, previous.injection, injection.status)
+            await self.breaker_events.report(metadata, injection.status)
         except ApiError as error:
             failed.append(error)
         if config_map_problem or (fault is not None and fault.reason is Reason.STORAGE_CLASS_NOT_FOUND):
@@ -160,21 +160,6 @@ class Reconciler:
         status = decide_injection(previous.injection, failures, pods, self._revision(pool, fault), now)
         pauses = [pause for pause in (look_seconds, next_try_seconds(status, now)) if pause is not None]
         return _Injection(status, tuple(failures), min(pauses, default=None))
-
-    async def _announce(self, metadata: Metadata, before: InjectionStatus | None, now: InjectionStatus | None) -> None:
-        was, state = (status.state if status is not None else "Closed" for status in (before, now))
-        if now is None or state == was:
-            return
-        if state != "Open":
-            log.info("injection breaker moved", namespace=metadata.namespace, pool=metadata.name, state=state)
-            return
-        BREAKERS_OPENED.inc()
-        log.warning("injection breaker opened, new pods start without a sidecar", namespace=metadata.namespace,
-                    pool=metadata.name, reason=now.reason, message=now.message)  # fmt: skip
-        subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
-        await post_once(
-            self.api, subject, Reason.SIDECARS_CANNOT_START, f"new pods start without a sidecar: {now.message}"
-        )
 
     def _facts(
         self,

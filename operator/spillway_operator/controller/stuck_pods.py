@@ -16,7 +16,7 @@ import structlog
 
 from spillway_operator.api import InjectionStatus, Reason, names
 from spillway_operator.controller.breaker import GRACE, Failure
-from spillway_operator.controller.client import EVENTS, PODS, ApiServer, Conflict, Manifest
+from spillway_operator.controller.client import EVENTS, PODS, ApiServer, Manifest
 from spillway_operator.controller.observed import PodView, PoolKey, parse_pod
 from spillway_operator.controller.symptoms import Symptom, claim_name
 from spillway_operator.metrics import PODS_RESTARTED_PLAIN
@@ -100,8 +100,8 @@ class StuckPods:
         due = max(status.since + SPREAD, self._restarted_at.get(key, datetime.min.replace(tzinfo=now.tzinfo)) + pause)
         if now < due:
             return (due - now).total_seconds() + 0.1
-        self._restarted_at[key] = now
         await self._restart(stuck[0])
+        self._restarted_at[key] = now
         return pause.total_seconds() + 0.1 if len(stuck) > 1 else None
 
     async def _restart(self, pod: PodView) -> None:
@@ -109,10 +109,7 @@ class StuckPods:
         seen = None if read is None else parse_pod(read)
         if read is None or seen is None or seen.uid != pod.uid or seen.begun or not seen.live or seen.symptom is None:
             return  # it began, or went, meanwhile
-        try:
-            await self._api.delete(PODS, pod.name, pod.namespace, as_read=read)
-        except Conflict:
-            return
+        await self._api.delete(PODS, pod.name, pod.namespace, as_read=read)
         PODS_RESTARTED_PLAIN.inc()
         log.warning("pod that could not start is made again without a sidecar", namespace=pod.namespace, pod=pod.name,
                     pool=pod.pool, reason=seen.symptom.reason)  # fmt: skip
