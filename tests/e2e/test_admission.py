@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def namespaces(kube: Kube, host_path: Path) -> Iterator[None]:
         for pool in POOLS:
             wait_for(
                 f"pool {pool} in {kind} to be known",
-                lambda kind=kind, pool=pool: kube.condition(f"{PREFIX}-{kind}", "ConfigValid", pool),
+                partial(kube.condition, f"{PREFIX}-{kind}", "ConfigValid", pool),
                 60,
             )
     yield
