@@ -30,8 +30,15 @@ TESTS_SECONDS = 4500
 
 
 def make(*arguments: str, seconds: float = DEMO_SECONDS) -> None:
-    """Run make to its end; its output is shown as it comes."""
-    subprocess.run(["make", *arguments], cwd=PROJECT, check=True, timeout=seconds)
+    """Run make to its end; its output is shown as it comes. What takes too long ends with all that it started."""
+    with subprocess.Popen(["make", *arguments], cwd=PROJECT, start_new_session=True) as process:
+        try:
+            code = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(timeout=300)
+            raise
+    assert code == 0, f"make {' '.join(arguments)} ended with {code}"
 
 
 def interrupt(target: str, once: str) -> None:
