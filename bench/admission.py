@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from spillway_operator.api import Allowed, names, parse_pool
 from spillway_operator.injection import Facts, Pod, inject
+from spillway_operator.kube.access import find_access
+from spillway_operator.kube.reader import ApiReader
+from spillway_operator.kube.resources import NAMESPACES
 from spillway_operator.webhook.admissible import BUDGET_SHARE, find_refusal
-from spillway_operator.webhook.api_server import NAMESPACES, ApiServer, find_access
 
 from dev.cluster.commands import ClusterError
 
@@ -61,7 +63,7 @@ def row(name: str, seconds: list[float]) -> tuple[str, str, str, str]:
 
 async def measure(rounds: int) -> Table:
     table = Table("asked", "p50 ms", "p99 ms", "p99 of the webhook's 5 s")
-    async with ApiServer(find_access()) as api:
+    async with ApiReader(find_access()) as api:
         if await api.get(NAMESPACES, NAMESPACE) is None:
             raise ClusterError(f"make the namespace first: kubectl create namespace {NAMESPACE}")
         table.add_row(*row("a namespace, read", await timed(rounds, lambda: api.get(NAMESPACES, NAMESPACE))))

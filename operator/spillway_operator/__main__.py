@@ -1,6 +1,6 @@
 """The operator's process: `python -m spillway_operator`.
 
-Serve /healthz at once, wait for the Lease, then work: the controller, kopf's watches and the renewal of the Lease run
+Serve /healthz at once, wait for the Lease, then work: the controller, kopf and the renewal of the Lease run
 until a signal or until one of them ends. A lost Lease ends the process, never only a task.
 """
 
@@ -15,11 +15,13 @@ import kopf
 import structlog
 
 from spillway_operator import handlers
-from spillway_operator.controller.client import ApiServer, load_configuration
 from spillway_operator.controller.controller import Controller
 from spillway_operator.controller.http_server import start_http_server
 from spillway_operator.controller.lease import Lease, watch_renewal
 from spillway_operator.controller.settings import LEASE_NAME, OperatorSettings
+from spillway_operator.kube.access import find_access
+from spillway_operator.kube.client import ApiServer, load_configuration
+from spillway_operator.kube.reader import ApiReader
 from spillway_operator.logs import configure_logging
 
 log = structlog.get_logger()
@@ -51,13 +53,14 @@ async def _work(settings: OperatorSettings, lease: Lease, stop: asyncio.Event) -
     holding = asyncio.create_task(lease.hold(), name="lease")
     try:
         controller = await Controller.start(api, settings)
-        parts = [
-            holding,
-            asyncio.create_task(controller.run(), name="controller"),
-            asyncio.create_task(_watch(controller, stop), name="kopf"),
-        ]
-        if not await _first(stop, *parts):
-            return 0
+        async with ApiReader(find_access()) as reader:
+            parts = [
+                holding,
+                asyncio.create_task(controller.run(reader), name="controller"),
+                asyncio.create_task(_run_kopf(stop), name="kopf"),
+            ]
+            if not await _first(stop, *parts):
+                return 0
         log.error("a part of the operator ended by itself", parts=[task.get_name() for task in parts if task.done()])
         return 1
     finally:
@@ -65,7 +68,7 @@ async def _work(settings: OperatorSettings, lease: Lease, stop: asyncio.Event) -
         api.close()
 
 
-async def _watch(controller: Controller, stop: asyncio.Event) -> None:
+async def _run_kopf(stop: asyncio.Event) -> None:
     ready = asyncio.Event()
 
     async def reclaim_signals() -> None:
@@ -78,7 +81,6 @@ async def _watch(controller: Controller, stop: asyncio.Event) -> None:
         group.create_task(
             kopf.operator(
                 registry=handlers.registry,
-                memo=controller,
                 # kopf would look the user up by its id, which a container image does not know.
                 identity="spillway-operator",  # type: ignore[arg-type]
                 clusterwide=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from spillway_operator.kube.reflector import WatchMetrics
+
 REGISTRY = CollectorRegistry()
 
 LEADER = Gauge("spillway_operator_leader", "1 in the one active controller, 0 in a standby.", registry=REGISTRY)
@@ -58,3 +60,16 @@ CERTIFICATE_EXPIRY = Gauge(
     "When the webhook's serving certificate ends.",
     registry=REGISTRY,
 )
+WATCHED_OBJECTS = Gauge(
+    "spillway_operator_watched_objects", "Objects that are followed, by kind.", ["kind"], registry=REGISTRY
+)
+WATCH_RESTARTS = Counter(
+    "spillway_operator_watch_restarts", "Watches that broke and were begun anew, by kind.", ["kind"], registry=REGISTRY
+)
+UNTAKEN_OBJECTS = Counter(
+    "spillway_operator_untaken_objects",
+    "Objects that were sent and could not be understood, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
+WATCHES = WatchMetrics(WATCHED_OBJECTS, WATCH_RESTARTS, UNTAKEN_OBJECTS)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from spillway_operator.controller.client import ApiError, ApiServer, load_configuration
 from spillway_operator.controller.settings import UninstallSettings
 from spillway_operator.controller.uninstall import Uninstallation
+from spillway_operator.kube.client import ApiServer, load_configuration
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.logs import configure_logging
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from spillway_operator.controller.client import ApiError, ApiServer, load_configuration
 from spillway_operator.controller.crd_upgrade import upgrade_crd
+from spillway_operator.kube.client import ApiServer, load_configuration
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.logs import configure_logging
 
 

@@ -8,8 +8,9 @@ import structlog
 
 from spillway_operator.api import InjectionStatus, Reason
 from spillway_operator.api.pool import Metadata
-from spillway_operator.controller.client import POOLS, ApiServer
 from spillway_operator.controller.events import Subject, post_once
+from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.resources import POOLS
 from spillway_operator.metrics import BREAKERS_OPENED
 
 log = structlog.get_logger()

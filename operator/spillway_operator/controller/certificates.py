@@ -19,13 +19,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from spillway_operator.controller.client import (
-    SECRETS,
-    WEBHOOK_CONFIGURATIONS,
-    ApiServer,
-    FieldManager,
-    Manifest,
-)
 from spillway_operator.controller.inject_tokens import (
     InjectToken,
     called_word,
@@ -34,6 +27,8 @@ from spillway_operator.controller.inject_tokens import (
     renew_tokens,
     token_to_call,
 )
+from spillway_operator.kube.client import ApiServer, FieldManager
+from spillway_operator.kube.resources import SECRETS, WEBHOOK_CONFIGURATIONS, Manifest
 from spillway_operator.metrics import CERTIFICATE_EXPIRY
 
 CA_SECRET = "spillway-webhook-ca"

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spillway_operator.api.crd import build_crd
-from spillway_operator.controller.client import CRDS, ApiServer, FieldManager, Manifest
+from spillway_operator.kube.client import ApiServer, FieldManager
+from spillway_operator.kube.resources import CRDS, Manifest
 
 ESTABLISHED_SECONDS = 30.0
 LOOK_SECONDS = 0.5

@@ -17,7 +17,6 @@ import structlog
 from spillway_operator.api import DiskStatus, KVCachePool, PoolStatus, Reason, find_host_path_fault
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import ConditionType
-from spillway_operator.controller.client import POOLS, ApiError, ApiServer, FieldManager
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.disk import (
     FINALIZER,
@@ -33,6 +32,9 @@ from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.controller.observed import Observed, PodView
 from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.controller.status import build_status_manifest
+from spillway_operator.kube.client import ApiServer, FieldManager
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.resources import POOLS
 from spillway_operator.resources import DiskCleanup
 
 LOOK_AGAIN_SECONDS = 1.0

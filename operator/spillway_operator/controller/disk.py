@@ -18,9 +18,11 @@ from spillway_operator.api import KVCachePool, PoolStatus
 from spillway_operator.api.names import ABANDON_DISK_ANNOTATION, API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
 from spillway_operator.cleanup import ABSENT
-from spillway_operator.controller.client import NODES, PODS, ApiError, ApiServer, Conflict, Manifest
 from spillway_operator.controller.observed import PodView
 from spillway_operator.controller.settings import OperatorSettings
+from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.errors import ApiError, Conflict
+from spillway_operator.kube.resources import NODES, PODS, Manifest
 from spillway_operator.resources import DiskCleanup, build_cleanup_pod, cleanup_pod_name
 from spillway_operator.resources.cleanup_pod import CLEANUP_LABEL, DEADLINE_SECONDS
 

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from spillway_operator.controller.client import EVENTS, ApiError, ApiServer, Conflict, Manifest
+from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.errors import ApiError, Conflict
+from spillway_operator.kube.resources import EVENTS, Manifest
 
 COMPONENT = "spillway-operator"
 

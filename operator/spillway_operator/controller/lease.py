@@ -19,7 +19,9 @@ from typing import Any
 
 import structlog
 
-from spillway_operator.controller.client import LEASES, ApiError, ApiServer, Conflict, Manifest
+from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.errors import ApiError, Conflict
+from spillway_operator.kube.resources import LEASES, Manifest
 from spillway_operator.metrics import LEADER
 
 DURATION_SECONDS = 10

@@ -1,13 +1,13 @@
 """What the controller last saw of the cluster: pools as they are, pods as projections below 1 KiB.
 
-Filled by watch events (handlers.py) and, because a watch can lose a deletion, by a full list every few minutes.
+Filled by watches and by the answers to our own writes. Objects are kept by namespace and name, of which one uid is there at a time.
 Nothing here does I/O; the reconcile reads it as its observation.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from spillway_operator.controller.symptoms import Symptom, find_symptom, has_beg
 from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
 from spillway_operator.metrics import PODS, POOLS
 
+# Between a write and its answer lie 3 s; so many objects do not go in that time.
+REMEMBERED_ENDS = 10_000
 # In place of a word that this version does not know.
 UNKNOWN_SKIP = "unknown"
 
@@ -184,10 +186,12 @@ class Observed:
         self._pools: dict[PoolKey, dict[str, Any]] = {}
         self._claims: dict[PoolKey, UserClaim] = {}
         self._claims_of_user: dict[int, dict[PoolKey, UserClaim]] = {}
-        self._config_maps: dict[PoolKey, dict[str, Any]] = {}
+        self._config_maps: dict[tuple[str, str], dict[str, Any]] = {}
         self._pods: dict[PoolKey, dict[str, PodView]] = {}
         self._key_of_pod: dict[str, PoolKey] = {}
         self._uid_of_name: dict[tuple[str, str], str] = {}
+        self._injected_for: dict[tuple[str, str], dict[str, PodView]] = {}
+        self._gone: dict[str, int] = {}
 
     def pool(self, key: PoolKey) -> dict[str, Any] | None:
         return self._pools.get(key)
@@ -213,21 +217,20 @@ class Observed:
 
         Only those of its namespace: the uid stands in an annotation, which another tenant could write too.
         """
-        known = (pods.values() for key, pods in self._pods.items() if key.namespace == namespace)
-        return sorted((p for pods in known for p in pods if p.pool_uid == pool_uid), key=lambda pod: pod.name)
+        return sorted(self._injected_for.get((namespace, pool_uid), {}).values(), key=lambda pod: pod.name)
 
     def injected_pods(self) -> list[PodView]:
         """Every injected pod that runs and has an address."""
         return [p for pods in self._pods.values() for p in pods.values() if p.injected and p.live and p.ip]
 
-    def config_map(self, key: PoolKey) -> dict[str, Any] | None:
-        """The ConfigMap of one pool, as last seen."""
-        return self._config_maps.get(key)
+    def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A ConfigMap that carries a pool's label, as last seen."""
+        return self._config_maps.get((namespace, name))
 
     def put_pool(self, body: Mapping[str, Any]) -> PoolKey:
-        """Keep a pool unless a newer one is known: the answer to our own write may overtake its watch event."""
+        """Keep a pool unless a newer state of it is known: the answer to our own write may overtake its watch event."""
         key = key_of(body)
-        if not _is_older(body, self._pools.get(key)):
+        if not self._is_older(body, self._pools.get(key)):
             self._pools[key] = _slim(body)
             self._withdraw_claim(key)
             claim = self._claims[key] = claim_user(body)
@@ -237,6 +240,7 @@ class Observed:
 
     def drop_pool(self, body: Mapping[str, Any]) -> PoolKey:
         key = key_of(body)
+        self._bury(body)
         self._pools.pop(key, None)
         self._withdraw_claim(key)
         POOLS.set(len(self._pools))
@@ -251,16 +255,17 @@ class Observed:
         if not claims:
             del self._claims_of_user[claim.user]
 
-    def put_config_map(self, body: Mapping[str, Any]) -> PoolKey:
-        key = PoolKey(body["metadata"]["namespace"], body["metadata"]["labels"][POOL_LABEL])
-        if not _is_older(body, self._config_maps.get(key)):
-            self._config_maps[key] = _slim(body)
-        return key
+    def put_config_map(self, body: Mapping[str, Any]) -> set[PoolKey]:
+        """Keep a ConfigMap unless a newer state of it is known. Whose it is, its owner says and not its label."""
+        place = _place_of(body)
+        known = self._config_maps.get(place)
+        if not self._is_older(body, known):
+            self._config_maps[place] = _slim(body)
+        return _pools_named(body, known)
 
-    def drop_config_map(self, body: Mapping[str, Any]) -> PoolKey:
-        key = PoolKey(body["metadata"]["namespace"], body["metadata"]["labels"][POOL_LABEL])
-        self._config_maps.pop(key, None)
-        return key
+    def drop_config_map(self, body: Mapping[str, Any]) -> set[PoolKey]:
+        self._bury(body)
+        return _pools_named(body, self._config_maps.pop(_place_of(body), None))
 
     def put_pod(self, body: Mapping[str, Any]) -> set[PoolKey]:
         view = parse_pod(body)
@@ -276,7 +281,10 @@ class Observed:
         known = self._pods.setdefault(view.key, {})
         if known.get(view.uid) == view:
             return touched
+        self._withdraw_injection(known.get(view.uid))
         known[view.uid] = view
+        if view.pool_uid:
+            self._injected_for.setdefault((view.namespace, view.pool_uid), {})[view.uid] = view
         self._key_of_pod[view.uid] = view.key
         self._uid_of_name[view.namespace, view.name] = view.uid
         PODS.set(len(self._key_of_pod))
@@ -289,30 +297,42 @@ class Observed:
             return set()
         pods = self._pods[key]
         gone = pods.pop(uid, None)
+        self._withdraw_injection(gone)
         if gone is not None and self._uid_of_name.get((gone.namespace, gone.name)) == uid:
             del self._uid_of_name[gone.namespace, gone.name]
         if not pods:
             del self._pods[key]
         return {key}
 
-    def replace_all(
-        self,
-        pools: Iterable[Mapping[str, Any]],
-        pods: Iterable[Mapping[str, Any]],
-        config_maps: Iterable[Mapping[str, Any]],
-    ) -> set[PoolKey]:
-        """Take a full list as the truth; returns every key that exists now or existed before."""
-        touched = set(self._pools) | set(self._pods) | set(self._config_maps)
-        self._pools.clear()
-        self._claims.clear()
-        self._claims_of_user.clear()
-        for known in (self._pods, self._config_maps, self._key_of_pod, self._uid_of_name):
-            known.clear()
-        touched.update(self.put_pool(pool) for pool in pools)
-        touched.update(self.put_config_map(config_map) for config_map in config_maps)
-        for pod in pods:
-            touched |= self.put_pod(pod)
-        return touched
+    def _withdraw_injection(self, pod: PodView | None) -> None:
+        place = ("", "") if pod is None else (pod.namespace, pod.pool_uid)
+        pods = self._injected_for.get(place)
+        if pod is None or pods is None:
+            return
+        pods.pop(pod.uid, None)
+        if not pods:
+            del self._injected_for[place]
+
+    def _bury(self, body: Mapping[str, Any]) -> None:
+        """Remember for a while when an object went: the answer to a write from before must not bring it back."""
+        metadata = body["metadata"]
+        self._gone[metadata["uid"]] = int(metadata["resourceVersion"])
+        if len(self._gone) > REMEMBERED_ENDS:
+            del self._gone[next(iter(self._gone))]
+
+    def _is_older(self, body: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+        """Whether `body` is an earlier state of the object `known`, or of one that is gone since.
+
+        KEP-5504: versions of one resource compare as integers.
+        """
+        uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
+        if version < self._gone.get(uid, 0):
+            return True
+        return (
+            known is not None
+            and known["metadata"]["uid"] == uid
+            and version < int(known["metadata"]["resourceVersion"])
+        )
 
 
 def _slim(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,11 +341,15 @@ def _slim(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "metadata": metadata}
 
 
-def _is_older(body: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
-    """Whether `body` is an earlier state of the object `known` (KEP-5504: versions of one resource compare as integers)."""
-    if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
-        return False
-    return int(body["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+def _place_of(body: Mapping[str, Any]) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _pools_named(*bodies: Mapping[str, Any] | None) -> set[PoolKey]:
+    """The pools that the label of an object names, or named before. Of one that is gone there may be no labels."""
+    named = (((body or {}).get("metadata") or {}) for body in bodies)
+    labelled = ((metadata.get("namespace", ""), (metadata.get("labels") or {}).get(POOL_LABEL)) for metadata in named)
+    return {PoolKey(namespace, pool) for namespace, pool in labelled if pool}
 
 
 def key_of(body: Mapping[str, Any]) -> PoolKey:

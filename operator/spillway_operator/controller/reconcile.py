@@ -28,14 +28,6 @@ from spillway_operator.api import (
 from spillway_operator.api.pool import Metadata
 from spillway_operator.controller.breaker import Failure, decide_injection, next_try_seconds
 from spillway_operator.controller.breaker_events import BreakerReporter
-from spillway_operator.controller.client import (
-    CONFIG_MAPS,
-    POOLS,
-    ApiError,
-    ApiServer,
-    Conflict,
-    FieldManager,
-)
 from spillway_operator.controller.conditions import decide_conditions
 from spillway_operator.controller.deletion import PoolDeletion
 from spillway_operator.controller.disk import (
@@ -54,6 +46,9 @@ from spillway_operator.controller.storage_classes import StorageClasses
 from spillway_operator.controller.stuck_pods import StuckPods
 from spillway_operator.controller.webhook_health import WebhookHealth
 from spillway_operator.injection.revision import pool_revision
+from spillway_operator.kube.client import ApiServer, FieldManager
+from spillway_operator.kube.errors import ApiError, Conflict
+from spillway_operator.kube.resources import CONFIG_MAPS, POOLS
 from spillway_operator.resources import build_config_map
 
 # Nothing tells us when a StorageClass appears, or when a ConfigMap without our label goes.
@@ -213,8 +208,8 @@ class Reconciler:
         """Apply the live overrides; returns why not where a ConfigMap of that name is not the pool's, which is left alone."""
         wanted = build_config_map(pool)
         name = wanted["metadata"]["name"]
-        seen = self.observed.config_map(key)
-        if seen is not None and seen["metadata"]["name"] == name and not _drifted(wanted, seen):
+        seen = self.observed.config_map(key.namespace, name)
+        if seen is not None and not _drifted(wanted, seen):
             return ""
         # What is watched carries our label, which anybody may set or remove: the API server knows whose it is.
         stored = await self.api.get(CONFIG_MAPS, name, key.namespace)

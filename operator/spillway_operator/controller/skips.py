@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import structlog
 
 from spillway_operator.api import SkipReason
-from spillway_operator.controller.client import ApiServer
 from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.controller.observed import PodView
+from spillway_operator.kube.client import ApiServer
 from spillway_operator.metrics import PODS_SKIPPED
 
 EVENT_REASON = "SpillwaySkipped"

@@ -10,10 +10,10 @@ from spillway_operator.api import DiskStatus, Member, PodCounts, PoolStatus, Rea
 from spillway_operator.api.names import API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import MAX_MEMBERS, ConditionType
-from spillway_operator.controller.client import Manifest
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.facts import Facts, MemberState
 from spillway_operator.controller.tiers import build_hit, build_tiers, seconds_until_write
+from spillway_operator.kube.resources import Manifest
 
 SAID_BY_SIDECARS: Final[tuple[ConditionType, ...]] = ("StorageProvisioned", "Degraded")
 

@@ -17,7 +17,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from spillway_operator.controller.client import CONFIG_MAPS, SECRETS, ApiServer, FieldManager, Manifest
+from spillway_operator.kube.client import ApiServer, FieldManager
+from spillway_operator.kube.resources import CONFIG_MAPS, SECRETS, Manifest
 
 SECRET_NAME = "spillway-status-key"
 CONFIG_MAP_NAME = "spillway-status-keys"

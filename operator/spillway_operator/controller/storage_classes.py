@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from spillway_operator.controller.client import STORAGE_CLASSES, ApiServer
+from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.resources import STORAGE_CLASSES
 
 ASKED_EVERY_SECONDS: Final = 30.0
 # Names come from pools, which tenants write.

@@ -16,9 +16,10 @@ import structlog
 
 from spillway_operator.api import InjectionStatus, Reason, names
 from spillway_operator.controller.breaker import GRACE, Failure
-from spillway_operator.controller.client import EVENTS, PODS, ApiServer, Manifest
 from spillway_operator.controller.observed import PodView, PoolKey, parse_pod
 from spillway_operator.controller.symptoms import Symptom, claim_name
+from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.resources import EVENTS, PODS, Manifest
 from spillway_operator.metrics import PODS_RESTARTED_PLAIN
 
 REMADE_BY = ("ReplicaSet", "StatefulSet", "DaemonSet")

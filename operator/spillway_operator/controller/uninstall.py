@@ -19,21 +19,12 @@ from spillway.config import ConfigError
 from spillway_operator.api import KVCachePool, Reason, parse_pool
 from spillway_operator.api.pool import Metadata
 from spillway_operator.controller import certificates, status_keys
-from spillway_operator.controller.client import (
-    CONFIG_MAPS,
-    DEPLOYMENTS,
-    LEASES,
-    PODS,
-    POOLS,
-    SECRETS,
-    ApiServer,
-    FieldManager,
-    Manifest,
-    NotFound,
-)
 from spillway_operator.controller.disk import FINALIZER, build_finalizer_manifest, host_path_of
 from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.controller.settings import LEASE_NAME, OPERATOR_DEPLOYMENT
+from spillway_operator.kube.client import ApiServer, FieldManager
+from spillway_operator.kube.errors import NotFound
+from spillway_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, LEASES, PODS, POOLS, SECRETS, Manifest
 from spillway_operator.resources.cleanup_pod import CLEANUP_LABEL
 
 LOOK_SECONDS = 1.0

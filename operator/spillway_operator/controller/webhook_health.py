@@ -14,16 +14,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from spillway_operator.api import names
-from spillway_operator.controller.client import (
-    ENDPOINT_SLICES,
-    PODS,
-    WEBHOOK_CONFIGURATIONS,
-    ApiError,
-    ApiServer,
-    DryRun,
-    Manifest,
-)
 from spillway_operator.controller.inject_tokens import called_word
+from spillway_operator.kube.client import ApiServer, DryRun
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.resources import ENDPOINT_SLICES, PODS, WEBHOOK_CONFIGURATIONS, Manifest
 from spillway_operator.resources.probe_pod import build_probe_pod
 
 LOOK_EVERY_SECONDS = 10.0

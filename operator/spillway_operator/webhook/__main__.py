@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from spillway_operator.kube.access import find_access
 from spillway_operator.logs import configure_logging
-from spillway_operator.webhook.api_server import find_access
 from spillway_operator.webhook.server import serve
 from spillway_operator.webhook.settings import WebhookSettings
 

@@ -14,7 +14,9 @@ import time
 
 from spillway_operator.api import names
 from spillway_operator.injection import Pod
-from spillway_operator.webhook.api_server import CLAIMS, PODS, ApiServer, ApiServerError, Manifest
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.reader import ApiReader
+from spillway_operator.kube.resources import CLAIMS, PODS, Manifest
 from spillway_operator.webhook.metrics import DRY_RUN_SECONDS, DRY_RUNS
 
 # All dry runs of a review together, of the time that the API server waits for the webhook; reads may have taken another three fifths.
@@ -26,7 +28,7 @@ _STORED = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "self
 
 
 async def find_refusal(
-    api: ApiServer, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
+    api: ApiReader, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
 ) -> str | None:
     """The API server's own words where it refuses `injected`, or a claim that it brings, and not `plain`; else None.
 
@@ -37,7 +39,7 @@ async def find_refusal(
     try:
         async with asyncio.timeout(budget_seconds):
             refusal = await _difference(api, namespace, injected, plain)
-    except (ApiServerError, TimeoutError):
+    except (ApiError, TimeoutError):
         DRY_RUNS.labels("undecided").inc()
         return None
     finally:
@@ -46,7 +48,7 @@ async def find_refusal(
     return refusal
 
 
-async def _difference(api: ApiServer, namespace: str, injected: Pod, plain: Pod) -> str | None:
+async def _difference(api: ApiReader, namespace: str, injected: Pod, plain: Pod) -> str | None:
     claims = [_claim_of(injected, volume) for volume in injected["spec"].get("volumes") or [] if _is_our_claim(volume)]
     asked = [(PODS, _new(injected, namespace)), *((CLAIMS, _new(claim, namespace)) for claim in claims)]
     answers = await asyncio.gather(*(api.dry_run(kind, namespace, one) for kind, one in asked))
@@ -57,7 +59,9 @@ async def _difference(api: ApiServer, namespace: str, injected: Pod, plain: Pod)
         if await api.dry_run(PODS, namespace, _new(_left_alone(plain), namespace)) is None:
             return words
     if refused:
-        raise ApiServerError("the pod is refused without Spillway as well, to this account at least")
+        raise ApiError(
+            0, "POST", PODS.path(namespace), "the pod is refused without Spillway as well, to this account at least"
+        )
     return None
 
 

@@ -15,11 +15,13 @@ from spillway.config import ConfigError
 from spillway_operator.api import Fault, KVCachePool, UserClaim, claim_user, find_user_fault, parse_pool
 from spillway_operator.injection import Facts, Pod
 from spillway_operator.injection.http_port import DRAWN_PORTS
+from spillway_operator.kube.cache import WatchCache
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.reader import ApiReader
+from spillway_operator.kube.resources import LIMIT_RANGES, NAMESPACES, POOLS, Manifest
 from spillway_operator.webhook.admissible import find_refusal
-from spillway_operator.webhook.api_server import LIMIT_RANGES, NAMESPACES, POOLS, ApiServer, ApiServerError, Manifest
-from spillway_operator.webhook.cache import WatchCache
 from spillway_operator.webhook.files import StatusKeys
-from spillway_operator.webhook.metrics import LIVE_READS
+from spillway_operator.webhook.metrics import LIVE_READS, WATCHES
 from spillway_operator.webhook.settings import WebhookSettings
 
 # A watch is milliseconds behind; the API server waits 5 s for us.
@@ -54,13 +56,13 @@ def _project_limits(manifest: Manifest) -> Mapping[str, object]:
 class Cluster:
     """The cluster as the webhook knows it."""
 
-    def __init__(self, api: ApiServer, settings: WebhookSettings, keys: StatusKeys) -> None:
+    def __init__(self, api: ApiReader, settings: WebhookSettings, keys: StatusKeys) -> None:
         self._api = api
         self._settings = settings
         self._keys = keys
-        self._pools = WatchCache(POOLS, _project_pool)
-        self._namespaces = WatchCache(NAMESPACES, _project_labels)
-        self._limit_ranges = WatchCache(LIMIT_RANGES, _project_limits)
+        self._pools = WatchCache(POOLS, _project_pool, WATCHES)
+        self._namespaces = WatchCache(NAMESPACES, _project_labels, WATCHES)
+        self._limit_ranges = WatchCache(LIMIT_RANGES, _project_limits, WATCHES)
 
     @property
     def ready(self) -> bool:
@@ -76,7 +78,7 @@ class Cluster:
             tasks.create_task(self._limit_ranges.follow(self._api))
 
     async def gather(self, namespace: str, pool_name: str) -> Facts:
-        """The facts for a pod of `namespace` that names `pool_name`. Raises ApiServerError if a live read failed."""
+        """The facts for a pod of `namespace` that names `pool_name`. Raises ApiError if a live read failed."""
         known, labels = await asyncio.gather(self._pool(namespace, pool_name), self._labels(namespace))
         return Facts(
             pool=known.pool,
@@ -113,9 +115,8 @@ class Cluster:
                 while self._pools.find(name, namespace) is None:
                     await asyncio.sleep(CATCH_UP_LOOK_SECONDS)
         except TimeoutError as error:
-            raise ApiServerError(
-                f"the watch of pools did not tell of {namespace}/{name} in {CATCH_UP_SECONDS} s"
-            ) from error
+            message = f"the watch of pools did not tell of it in {CATCH_UP_SECONDS} s"
+            raise ApiError(0, "WATCH", POOLS.path(namespace, name), message) from error
 
     def _user_fault(self, known: KnownPool) -> Fault | None:
         if known.claim is None:

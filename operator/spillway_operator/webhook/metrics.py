@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from spillway_operator.kube.reflector import WatchMetrics
+
 REGISTRY = CollectorRegistry()
 
 REVIEWS = Counter(
@@ -51,7 +53,14 @@ CACHED_OBJECTS = Gauge(
 )
 WATCH_RESTARTS = Counter(
     "spillway_webhook_watch_restarts",
-    "Lists made because a watch could not go on, by kind.",
+    "Watches that broke and were begun anew, by kind.",
     ["kind"],
     registry=REGISTRY,
 )
+UNTAKEN_OBJECTS = Counter(
+    "spillway_webhook_untaken_objects",
+    "Objects that were sent and could not be understood, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
+WATCHES = WatchMetrics(CACHED_OBJECTS, WATCH_RESTARTS, UNTAKEN_OBJECTS)

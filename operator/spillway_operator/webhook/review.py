@@ -23,7 +23,7 @@ from spillway_operator.injection import (
     mark_skipped,
     sidecar_unavailable,
 )
-from spillway_operator.webhook.api_server import ApiServerError
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.webhook.metrics import ERRORS, REVIEW_SECONDS, REVIEWS, SKIPS
 from spillway_operator.webhook.patch import build_patch
 from spillway_operator.webhook.trials import Trials
@@ -65,7 +65,7 @@ async def _review(pod: Pod, namespace: str, inject_it: Callable[[], Awaitable[Ou
     started = time.monotonic()
     try:
         outcome = await inject_it()
-    except ApiServerError as error:
+    except ApiError as error:
         outcome = _failed(pod, "api-server", str(error))
     except Exception as error:
         log.exception("review failed", namespace=namespace, pod=_pod_name(pod))

@@ -17,8 +17,9 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from spillway_operator.api.names import INJECT_PATH
+from spillway_operator.kube.access import Access
+from spillway_operator.kube.reader import ApiReader
 from spillway_operator.webhook.admissible import BUDGET_SHARE
-from spillway_operator.webhook.api_server import Access, ApiServer
 from spillway_operator.webhook.cluster import Cluster
 from spillway_operator.webhook.files import POLL_SECONDS, InjectTokens, ServingCertificate, StatusKeys, poll
 from spillway_operator.webhook.metrics import REGISTRY, STRANGERS
@@ -101,7 +102,7 @@ async def serve(
     tokens = InjectTokens(settings.tls_dir)
     if settings.client_ca_file is not None:
         certificate.demand_clients_of(settings.client_ca_file)
-    async with ApiServer(access) as api, asyncio.TaskGroup() as tasks:
+    async with ApiReader(access) as api, asyncio.TaskGroup() as tasks:
         cluster = Cluster(api, settings, keys)
         server = Server(cluster, certificate, tokens)
         background = [

@@ -184,7 +184,7 @@ def test_every_policy_is_bound_and_denies(render: Callable[..., str]) -> None:
 
 
 def test_the_operator_has_the_verbs_that_its_client_calls_and_no_more(manifests: list[Manifest]) -> None:
-    """controller/client.py speaks of these resources only; a verb is here because the line after it needs it."""
+    """kube/resources.py names no other resources; a verb is here because the line after it needs it."""
     granted = {(resource, verb) for rule in rules_of(manifests, "spillway-operator")
                for resource in rule["resources"] for verb in rule["verbs"]}  # fmt: skip
     used = {

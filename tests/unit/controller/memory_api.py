@@ -7,16 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from spillway_operator.api.names import PROBE_ANSWER
-from spillway_operator.controller.client import (
-    POOLS,
-    ApiError,
-    ApiServer,
-    Conflict,
-    DryRun,
-    FieldManager,
-    Manifest,
-    Resource,
-)
+from spillway_operator.kube.client import ApiServer, DryRun, FieldManager
+from spillway_operator.kube.errors import ApiError, Conflict
+from spillway_operator.kube.resources import POOLS, Manifest, Resource
 
 
 class MemoryApi(ApiServer):

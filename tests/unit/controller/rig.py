@@ -8,12 +8,12 @@ from controller_builders import host_path_spec, make_pod_body, make_pool_body
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from memory_api import MemoryApi
 from spillway_operator.api import PoolStatus
-from spillway_operator.controller.client import NODES, PODS, POOLS, Manifest, Resource
 from spillway_operator.controller.controller import Controller
 from spillway_operator.controller.disk import FINALIZER
 from spillway_operator.controller.observed import PoolKey
 from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.controller.status_keys import StatusSigner
+from spillway_operator.kube.resources import NODES, PODS, POOLS, Manifest, Resource
 from spillway_operator.resources.cleanup_pod import CLEANUP_LABEL
 
 CHAT = PoolKey("team-a", "chat")

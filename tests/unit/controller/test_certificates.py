@@ -24,7 +24,6 @@ from spillway_operator.controller.certificates import (
     make_leaf,
     renew_authority,
 )
-from spillway_operator.controller.client import SECRETS, FieldManager, Manifest, Resource
 from spillway_operator.controller.status_keys import (
     CONFIG_MAP_NAME,
     PRIVATE_KEY,
@@ -32,6 +31,8 @@ from spillway_operator.controller.status_keys import (
     SECRET_NAME,
     ensure_signer,
 )
+from spillway_operator.kube.client import FieldManager
+from spillway_operator.kube.resources import SECRETS, Manifest, Resource
 
 NAMES = ("spillway-webhook.spillway-system.svc",)
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -14,11 +14,12 @@ from memory_api import MemoryApi
 from rig import CHAT, SETTINGS, Rig
 from spillway_operator.api import parse_pool
 from spillway_operator.controller import stuck_pods
-from spillway_operator.controller.client import PODS, POOLS, ApiError, Conflict, Manifest, NotFound
 from spillway_operator.controller.controller import Controller
 from spillway_operator.controller.disk import FINALIZER
 from spillway_operator.controller.status_keys import StatusSigner
 from spillway_operator.injection import pool_revision
+from spillway_operator.kube.errors import ApiError, Conflict, NotFound
+from spillway_operator.kube.resources import PODS, POOLS, Manifest
 
 MAX_TRIES = 8
 Fault = Callable[[], BaseException]

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from controller_builders import POOL_UID, host_path_spec, make_pool_body
 from memory_api import MemoryApi
-from spillway_operator.controller.client import (
+from spillway_operator.controller.disk import FINALIZER
+from spillway_operator.controller.uninstall import Uninstallation
+from spillway_operator.kube.errors import NotFound
+from spillway_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     EVENTS,
@@ -17,11 +20,8 @@ from spillway_operator.controller.client import (
     POOLS,
     SECRETS,
     Manifest,
-    NotFound,
     Resource,
 )
-from spillway_operator.controller.disk import FINALIZER
-from spillway_operator.controller.uninstall import Uninstallation
 
 NAMESPACE = "spillway-system"
 LEAVING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}

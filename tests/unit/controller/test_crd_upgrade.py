@@ -7,8 +7,8 @@ import copy
 import pytest
 from memory_api import MemoryApi
 from spillway_operator.api.crd import build_crd
-from spillway_operator.controller.client import CRDS, Manifest
 from spillway_operator.controller.crd_upgrade import find_lost_fields, upgrade_crd
+from spillway_operator.kube.resources import CRDS, Manifest
 
 NAME = "kvcachepools.spillway.dev"
 ESTABLISHED = {"conditions": [{"type": "Established", "status": "True"}]}

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from controller_builders import NOW, POOL_UID
 from rig import Rig
-from spillway_operator.controller.client import EVENTS, NODES, PODS, POOLS, ApiError, FieldManager
+from spillway_operator.kube.client import FieldManager
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.resources import EVENTS, NODES, PODS, POOLS
 
 DELETED = {"deletionTimestamp": NOW.isoformat()}
 EARLIER_POOL = {"spillway.dev/status": json.dumps({"poolUid": "aaaaaaaa-0b0a-0908-0706-050403020100"})}

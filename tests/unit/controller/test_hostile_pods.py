@@ -9,10 +9,10 @@ import pytest
 from controller_builders import make_pod_body
 from pydantic import ValidationError
 from rig import Rig
-from spillway_operator.controller.client import EVENTS
 from spillway_operator.controller.members import MemberReport
 from spillway_operator.controller.observed import Observed, PoolKey
 from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
+from spillway_operator.kube.resources import EVENTS
 from spillway_operator.metrics import PODS_SKIPPED
 
 SOUND = {"name": "dram", "capacity_bytes": 1, "used_bytes": 1, "chunks": 1}

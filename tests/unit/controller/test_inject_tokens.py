@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_api import MemoryApi
 from spillway_operator.controller.certificates import LEAF_LIFE, SERVING_SECRET, ensure_webhook_trust
-from spillway_operator.controller.client import SECRETS, WEBHOOK_CONFIGURATIONS, FieldManager, Manifest, Resource
 from spillway_operator.controller.inject_tokens import (
     TOKEN_OVERLAP,
     called_word,
@@ -21,6 +20,8 @@ from spillway_operator.controller.inject_tokens import (
     render_tokens,
 )
 from spillway_operator.controller.webhook_health import WebhookHealth
+from spillway_operator.kube.client import FieldManager
+from spillway_operator.kube.resources import SECRETS, WEBHOOK_CONFIGURATIONS, Manifest, Resource
 
 BEGAN = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 # What the kubelet takes to project a changed Secret, and the API server to hear of a changed configuration.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from spillway_operator.controller import lease as lease_module
-from spillway_operator.controller.client import ApiServer
 from spillway_operator.controller.lease import DURATION_SECONDS, GIVE_UP_SECONDS, Lease, watch_renewal
+from spillway_operator.kube.client import ApiServer
 
 
 class Clock:
@@ -72,6 +72,6 @@ def test_the_process_ends_when_the_lease_was_not_renewed(monkeypatch: pytest.Mon
 
 
 def test_the_last_write_is_over_before_anybody_else_may_take_the_lease() -> None:
-    from spillway_operator.controller.client import REQUEST_TIMEOUT_SECONDS
+    from spillway_operator.kube.client import REQUEST_TIMEOUT_SECONDS
 
     assert GIVE_UP_SECONDS + REQUEST_TIMEOUT_SECONDS <= DURATION_SECONDS

@@ -103,10 +103,55 @@ def test_an_older_state_of_a_pool_does_not_overwrite_a_newer() -> None:
     assert stored["metadata"]["resourceVersion"] == "9"
 
 
-def test_a_full_list_removes_what_a_watch_missed() -> None:
+@pytest.mark.parametrize("uid", [POOL_UID, "made again under the same name"])
+def test_what_is_gone_is_not_brought_back_by_the_answer_to_an_earlier_write(uid: str) -> None:
+    """The write was answered before the end, and its answer is read after it, and after the successor perhaps."""
     observed = Observed()
-    observed.put_pool(make_pool_body())
-    observed.put_pod(make_pod_body())
-    assert observed.replace_all([], [], []) == {CHAT}
-    assert observed.pool(CHAT) is None
-    assert observed.pods(CHAT) == []
+    observed.put_pool(make_pool_body(metadata={"resourceVersion": "5"}))
+    observed.drop_pool({"metadata": {"namespace": "team-a", "name": "chat", "uid": POOL_UID, "resourceVersion": "9"}})
+    if uid != POOL_UID:
+        observed.put_pool(make_pool_body(metadata={"resourceVersion": "10", "uid": uid}))
+    observed.put_pool(make_pool_body(metadata={"resourceVersion": "7"}))
+    stored = observed.pool(CHAT)
+    assert (stored and stored["metadata"]["uid"]) == (None if uid == POOL_UID else uid)
+    assert (observed.claim(CHAT) is None) is (uid == POOL_UID)
+
+
+def make_config_map(name: str, pool: str = "chat", version: int = 1) -> dict[str, Any]:
+    labels = {"spillway.dev/pool": pool}
+    metadata = {"namespace": "team-a", "name": name, "uid": f"uid-{name}", "resourceVersion": str(version)}
+    return {"metadata": {**metadata, "labels": labels}, "data": {"from": name}}
+
+
+def test_a_config_map_with_the_pools_label_does_not_stand_for_the_pools_own() -> None:
+    observed = Observed()
+    observed.put_config_map(make_config_map("chat-spillway"))
+    assert observed.put_config_map(make_config_map("theirs")) == {CHAT}
+    own = observed.config_map("team-a", "chat-spillway")
+    assert own is not None
+    assert own["data"] == {"from": "chat-spillway"}
+    assert observed.drop_config_map(make_config_map("theirs", version=2)) == {CHAT}
+    assert observed.config_map("team-a", "chat-spillway") == own
+
+
+def test_a_config_map_that_comes_back_to_its_label_is_seen_again() -> None:
+    """To a watch by label, an object without the label is gone."""
+    observed = Observed()
+    observed.put_config_map(make_config_map("chat-spillway"))
+    end = {"namespace": "team-a", "name": "chat-spillway", "uid": "uid-chat-spillway", "resourceVersion": "5"}
+    assert observed.drop_config_map({"metadata": end}) == {CHAT}, "of one that went unseen there are no labels"
+    assert observed.put_config_map(make_config_map("chat-spillway", version=6)) == {CHAT}
+    assert observed.config_map("team-a", "chat-spillway") is not None
+
+
+def test_the_pods_that_were_injected_for_a_pool_follow_every_change() -> None:
+    observed = Observed()
+    observed.put_pod(make_pod_body("a"))
+    observed.put_pod(make_pod_body("a", phase="Failed"))
+    assert [pod.phase for pod in observed.injected_for("team-a", POOL_UID)] == ["Failed"]
+    observed.put_pod(make_pod_body("a", injected=False))
+    assert observed.injected_for("team-a", POOL_UID) == []
+    observed.put_pod(make_pod_body("a"))
+    (pod,) = observed.injected_for("team-a", POOL_UID)
+    observed.drop_pod(pod.uid)
+    assert observed.injected_for("team-a", POOL_UID) == []

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from rig import Rig
-from spillway_operator.controller.client import CONFIG_MAPS, EVENTS, ApiError, FieldManager, Resource
+from spillway_operator.kube.client import FieldManager
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.resources import CONFIG_MAPS, EVENTS, Resource
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded", "Failed"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from memory_api import MemoryApi
-from spillway_operator.controller.client import STORAGE_CLASSES, Manifest, Resource
 from spillway_operator.controller.storage_classes import ASKED_EVERY_SECONDS, StorageClasses
+from spillway_operator.kube.resources import STORAGE_CLASSES, Manifest, Resource
 
 from tests.unit.clock import Clock
 

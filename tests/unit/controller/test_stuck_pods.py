@@ -12,9 +12,9 @@ from rig import Rig
 from spillway_operator.api import InjectionStatus
 from spillway_operator.controller import stuck_pods
 from spillway_operator.controller.breaker import GRACE, TRY_AFTER
-from spillway_operator.controller.client import EVENTS, PODS
 from spillway_operator.controller.observed import PodView, PoolKey, parse_pod
 from spillway_operator.controller.stuck_pods import ASKED_PODS, SILENCE, SPREAD, StuckPods, names_our_volume
+from spillway_operator.kube.resources import EVENTS, PODS
 
 KEY = PoolKey("team-a", "chat")
 OPEN = InjectionStatus(state="Open", since=NOW, revision="r1")

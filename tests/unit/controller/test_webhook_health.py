@@ -8,15 +8,10 @@ import pytest
 from memory_api import MemoryApi
 from spillway_operator.api import names
 from spillway_operator.controller import webhook_health
-from spillway_operator.controller.client import (
-    ENDPOINT_SLICES,
-    WEBHOOK_CONFIGURATIONS,
-    ApiError,
-    DryRun,
-    Manifest,
-    Resource,
-)
 from spillway_operator.controller.webhook_health import WebhookHealth
+from spillway_operator.kube.client import DryRun
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.resources import ENDPOINT_SLICES, WEBHOOK_CONFIGURATIONS, Manifest, Resource
 
 CALLED = f'299 - "{names.PROBE_ANSWER}"'
 

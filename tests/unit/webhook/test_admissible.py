@@ -13,8 +13,9 @@ from aiohttp import web
 from reviews import make_pod
 from spillway_operator.api import Allowed, names, parse_pool
 from spillway_operator.injection import Facts, Pod, inject
+from spillway_operator.kube.access import Access
+from spillway_operator.kube.reader import ApiReader
 from spillway_operator.webhook.admissible import find_refusal
-from spillway_operator.webhook.api_server import Access, ApiServer
 from spillway_operator.webhook.metrics import REGISTRY
 
 NAMESPACE = "team-a"
@@ -54,7 +55,7 @@ async def verdicts() -> Verdicts:
 
 
 @pytest.fixture
-async def api(verdicts: Verdicts) -> AsyncIterator[ApiServer]:
+async def api(verdicts: Verdicts) -> AsyncIterator[ApiReader]:
     application = web.Application()
     application.router.add_post("/api/v1/namespaces/{namespace}/{plural}", verdicts.create)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
@@ -64,7 +65,7 @@ async def api(verdicts: Verdicts) -> AsyncIterator[ApiServer]:
         access = Access(
             f"http://127.0.0.1:{listening.getsockname()[1]}", ssl.create_default_context(), token=lambda: ""
         )
-        async with ApiServer(access) as api:
+        async with ApiReader(access) as api:
             yield api
         await runner.cleanup()
 
@@ -86,18 +87,18 @@ def counted(answer: str) -> float:
     return REGISTRY.get_sample_value("spillway_webhook_dry_runs_total", {"answer": answer}) or 0.0
 
 
-async def ask(api: ApiServer, volume: dict[str, Any] | None = None, budget_seconds: float = 10.0) -> str | None:
+async def ask(api: ApiReader, volume: dict[str, Any] | None = None, budget_seconds: float = 10.0) -> str | None:
     return await find_refusal(api, NAMESPACE, *injected_pod(volume), budget_seconds=budget_seconds)
 
 
-async def test_admissible_pod_costs_one_question(api: ApiServer, verdicts: Verdicts) -> None:
+async def test_admissible_pod_costs_one_question(api: ApiReader, verdicts: Verdicts) -> None:
     assert await ask(api) is None
     ((path, body),) = verdicts.asked
     assert path == "/api/v1/namespaces/team-a/pods"
     assert body["metadata"]["namespace"] == NAMESPACE
 
 
-async def test_refusal_because_of_us_is_told_in_the_api_servers_words(api: ApiServer, verdicts: Verdicts) -> None:
+async def test_refusal_because_of_us_is_told_in_the_api_servers_words(api: ApiReader, verdicts: Verdicts) -> None:
     verdicts.injected = (403, "exceeded quota: small")
     assert await ask(api) == "exceeded quota: small"
 
@@ -116,7 +117,7 @@ async def test_refusal_because_of_us_is_told_in_the_api_servers_words(api: ApiSe
     ids=["without us too", "no right to ask", "no dry runs", "name in use", "busy", "broken", "broken at the second"],
 )
 async def test_answer_that_is_no_verdict_of_ours_stands_in_nobodys_way(
-    api: ApiServer, verdicts: Verdicts, injected: Answer, plain: Answer
+    api: ApiReader, verdicts: Verdicts, injected: Answer, plain: Answer
 ) -> None:
     before = counted("undecided")
     verdicts.injected, verdicts.plain = injected, plain
@@ -125,7 +126,7 @@ async def test_answer_that_is_no_verdict_of_ours_stands_in_nobodys_way(
 
 
 async def test_claim_that_would_be_refused_is_told_before_the_pod_waits_for_it(
-    api: ApiServer, verdicts: Verdicts
+    api: ApiReader, verdicts: Verdicts
 ) -> None:
     verdicts.claim = (403, "exceeded quota: requests.storage")
     assert await ask(api, {"type": "Ephemeral", "ephemeral": {"storageClassName": "fast"}}) == verdicts.claim[1]
@@ -134,7 +135,7 @@ async def test_claim_that_would_be_refused_is_told_before_the_pod_waits_for_it(
     assert claim["metadata"]["namespace"] == NAMESPACE
 
 
-async def test_api_server_that_does_not_answer_holds_no_pod_up(api: ApiServer, verdicts: Verdicts) -> None:
+async def test_api_server_that_does_not_answer_holds_no_pod_up(api: ApiReader, verdicts: Verdicts) -> None:
     before = counted("undecided")
     verdicts.stands_still.clear()
     assert await ask(api, budget_seconds=0.05) is None

@@ -15,7 +15,7 @@ from certificates import TOKEN, write_certificate, write_token
 from reviews import make_pod, make_review, patched
 from spillway_operator.api import names, parse_pool
 from spillway_operator.injection import Facts, inject
-from spillway_operator.webhook.api_server import find_access
+from spillway_operator.kube.access import find_access
 from spillway_operator.webhook.server import serve
 from spillway_operator.webhook.settings import WebhookSettings
 

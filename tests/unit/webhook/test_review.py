@@ -9,7 +9,7 @@ import pytest
 from reviews import make_pod, make_review, patched
 from spillway_operator.api import Allowed, InjectionStatus, PoolStatus, names, parse_pool
 from spillway_operator.injection import Facts, inject
-from spillway_operator.webhook.api_server import ApiServerError
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.webhook.metrics import REGISTRY
 from spillway_operator.webhook.patch import build_patch
 from spillway_operator.webhook.review import MAX_WARNING_CHARACTERS, UnreadableReview, answer
@@ -27,7 +27,7 @@ async def known(namespace: str, pool: str) -> Facts:
 
 
 async def unreachable(namespace: str, pool: str) -> Facts:
-    raise ApiServerError("get /apis: timed out")
+    raise ApiError(0, "GET", "/apis", "timed out")
 
 
 async def broken(namespace: str, pool: str) -> Facts:

@@ -14,7 +14,7 @@ from certificates import TOKEN, common_name, write_certificate, write_token
 from reviews import make_pod, make_review, patched
 from spillway.config import ConfigError
 from spillway_operator.api import names
-from spillway_operator.webhook.api_server import Access
+from spillway_operator.kube.access import Access
 from spillway_operator.webhook.server import serve
 from spillway_operator.webhook.settings import WebhookSettings
 

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 from spillway_operator.api import Reason
+from spillway_operator.kube.errors import ApiError
+from spillway_operator.kube.reader import ApiReader
+from spillway_operator.kube.resources import Manifest, Resource
 from spillway_operator.webhook import cluster as cluster_module
-from spillway_operator.webhook.api_server import ApiServer, ApiServerError, Kind, Manifest
 from spillway_operator.webhook.cluster import Cluster
 from spillway_operator.webhook.files import StatusKeys
 from spillway_operator.webhook.settings import WebhookSettings
@@ -34,13 +36,13 @@ class Answers:
     def __init__(self, *pools: Manifest) -> None:
         self._pools = {pool["metadata"]["namespace"]: pool for pool in pools}
 
-    async def get(self, kind: Kind, name: str, namespace: str = "") -> Manifest | None:
-        return self._pools.get(namespace) if kind.plural == "kvcachepools" else {"metadata": {"name": name}}
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest | None:
+        return self._pools.get(namespace or "") if resource.plural == "kvcachepools" else {"metadata": {"name": name}}
 
 
 def make_cluster(*, watched: tuple[Manifest, ...], asked: tuple[Manifest, ...] = ()) -> Cluster:
     settings = WebhookSettings(sidecar_image="registry.example/sidecar:1")
-    cluster = Cluster(cast(ApiServer, Answers(*asked)), settings, StatusKeys(Path("/nowhere")))
+    cluster = Cluster(cast(ApiReader, Answers(*asked)), settings, StatusKeys(Path("/nowhere")))
     for pool in watched:
         cluster._pools.put(pool)
     return cluster
@@ -70,7 +72,7 @@ async def test_pool_that_the_watch_has_not_told_of_is_judged_once_it_has() -> No
 async def test_pool_that_the_watch_does_not_tell_of_gives_no_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "CATCH_UP_SECONDS", 0.05)
     cluster = make_cluster(watched=(), asked=(make_pool("late", 1), make_pool("own", 1, None)))
-    with pytest.raises(ApiServerError, match="watch of pools"):
+    with pytest.raises(ApiError, match="watch of pools"):
         await cluster.gather("late", "chat")
     # One that names no user can take nobody's, and need not wait.
     assert (await cluster.gather("own", "chat")).user_fault is None

@@ -1,4 +1,4 @@
-"""The one door to the API server: the blocking `kubernetes` client behind a bounded executor.
+"""The operator's reads and writes of single objects: the blocking `kubernetes` client behind a bounded executor.
 
 Everything above this module is asyncio; every call here runs in one of a fixed number of threads and gives up after
 3 seconds, so that a process that lost its Lease cannot have a write in flight past the Lease's end (see lease.py).
@@ -9,27 +9,25 @@ Writes are server-side apply, one field manager per concern (`FieldManager`).
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
 from kubernetes import config as kube_config
 from kubernetes.client import ApiClient, ApiException, Configuration
 
+from spillway_operator.kube.errors import NotFound, error_of, is_verdict, message_of, parse_object
+from spillway_operator.kube.resources import Manifest, Resource
 from spillway_operator.metrics import API_WRITES
 
 REQUEST_TIMEOUT_SECONDS = 3.0
 # A dry run writes nothing, so no fence depends on its end; a webhook that does not answer is waited for 5 s.
 DRY_RUN_TIMEOUT_SECONDS = 10.0
 APPLY_CONTENT_TYPE = "application/apply-patch+yaml"
-
-Manifest = dict[str, Any]
 
 
 class FieldManager(StrEnum):
@@ -51,63 +49,6 @@ class DryRun:
 
     created: Manifest | None
     warnings: str
-
-
-@dataclass(frozen=True)
-class Resource:
-    """Where a kind lives in the API: `api_version` as in a manifest, `plural` as in its path."""
-
-    api_version: str
-    kind: str
-    plural: str
-
-    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
-        parts = [root]
-        if namespace is not None:
-            parts.append(f"namespaces/{namespace}")
-        parts.append(self.plural)
-        if name is not None:
-            parts.append(name)
-        if subresource is not None:
-            parts.append(subresource)
-        return "/".join(parts)
-
-
-POOLS = Resource("spillway.dev/v1alpha1", "KVCachePool", "kvcachepools")
-PODS = Resource("v1", "Pod", "pods")
-NODES = Resource("v1", "Node", "nodes")
-EVENTS = Resource("v1", "Event", "events")
-SECRETS = Resource("v1", "Secret", "secrets")
-CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
-DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
-LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
-ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
-STORAGE_CLASSES = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses")
-CRDS = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
-WEBHOOK_CONFIGURATIONS = Resource(
-    "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"
-)
-
-
-class ApiError(RuntimeError):
-    """The API server refused or could not be reached. `status` is the HTTP status, 0 where no answer came."""
-
-    def __init__(self, status: int, method: str, path: str, message: str) -> None:
-        super().__init__(f"{method} {path}: {status} {message}")
-        self.status = status
-
-
-class Conflict(ApiError):
-    """409: the object exists already, changed meanwhile, or has another uid."""
-
-
-class NotFound(ApiError):
-    """404."""
-
-
-def _error_of(status: int, method: str, path: str, message: str) -> ApiError:
-    return {404: NotFound, 409: Conflict}.get(status, ApiError)(status, method, path, message)
 
 
 def load_configuration(kubeconfig: str | None = None) -> Configuration:
@@ -195,11 +136,10 @@ class ApiServer:
         )
         status, raw, warnings = await asyncio.get_running_loop().run_in_executor(self._executor, call)
         if 200 <= status <= 299:
-            created: Manifest = json.loads(raw)
-            return DryRun(created, warnings)
-        message = _message_of(raw)
-        if status not in (400, 403, 422) or "cannot create resource" in message:
-            raise _error_of(status, "POST", path, message)
+            return DryRun(parse_object("POST", path, raw), warnings)
+        message = message_of(raw)
+        if not is_verdict(status, message):
+            raise error_of(status, "POST", path, message)
         return DryRun(None, warnings)
 
     async def replace(self, manifest: Manifest, resource: Resource) -> Manifest:
@@ -246,9 +186,8 @@ class ApiServer:
     ) -> Manifest:
         status, raw, _ = self._call(method, path, query, body, content_type, REQUEST_TIMEOUT_SECONDS)
         if not 200 <= status <= 299:
-            raise _error_of(status, method, path, _message_of(raw))
-        parsed: Manifest = json.loads(raw)
-        return parsed
+            raise error_of(status, method, path, message_of(raw))
+        return parse_object(method, path, raw)
 
     def _call(
         self,
@@ -269,15 +208,7 @@ class ApiServer:
             response = self._client.call_api(method, url, signed_headers, body, _request_timeout=timeout_seconds)
             raw = response.read()  # type: ignore[no-untyped-call]
         except ApiException as error:
-            raise _error_of(error.status or 0, method, path, str(error.reason)) from error
+            raise error_of(error.status or 0, method, path, str(error.reason)) from error
         except urllib3.exceptions.HTTPError as error:
-            raise _error_of(0, method, path, str(error)) from error
+            raise error_of(0, method, path, str(error)) from error
         return response.status, raw, str(response.headers.get("Warning", ""))
-
-
-def _message_of(raw: bytes) -> str:
-    try:
-        message = json.loads(raw).get("message", "")
-    except (ValueError, AttributeError):
-        message = raw.decode("utf-8", "replace")
-    return str(message)[:500]
