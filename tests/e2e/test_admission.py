@@ -31,6 +31,11 @@ INJECT = "spillway.dev/inject"
 
 
 @pytest.fixture(scope="module")
+def namespace_name() -> str:
+    return PREFIX
+
+
+@pytest.fixture(scope="module")
 def namespaces(kube: Kube, host_path: Path) -> Iterator[None]:
     for kind in NAMESPACES:
         name = f"{PREFIX}-{kind}"

@@ -87,7 +87,7 @@ def test_no_storage_class(kube: Kube, namespace: str) -> None:
 
 @pytest.mark.usefixtures("waits_for_a_gpu")
 def test_sidecar_that_fits_no_node(kube: Kube, namespace: str) -> None:
-    kube.apply(make_pool(namespace, name="large", dram="1500Gi"), idle_engine(namespace, "large"))
+    kube.apply(make_pool(namespace, name="large", dram="1500Gi", nvme=None), idle_engine(namespace, "large"))
     wait_plain(kube, namespace, "large")
     _, message = injection_condition(kube, namespace, "large")
     assert "DoesNotFit" in message and "Insufficient memory" in message
