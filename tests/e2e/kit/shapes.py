@@ -124,7 +124,10 @@ SHAPES: dict[str, Change] = {
     "share-process-namespace": spec(shareProcessNamespace=True),
     "own-user-namespace": spec(hostUsers=False),
     # By operating system, architecture and runtime.
-    "windows": spec(os={"name": "windows"}, securityContext={}, nodeSelector={"kubernetes.io/os": "windows"}),
+    "windows": together(
+        spec(os={"name": "windows"}, securityContext={}, nodeSelector={"kubernetes.io/os": "windows"}),
+        engine(securityContext={}),
+    ),
     "linux": spec(os={"name": "linux"}),
     "arm64": spec(nodeSelector={"kubernetes.io/arch": "arm64"}),
     # By quality of service.
@@ -157,7 +160,7 @@ SHAPES: dict[str, Change] = {
     "random-uid": _security(runAsUser=1000650000, fsGroup=1000650000),
     "no-service-links": spec(enableServiceLinks=False, automountServiceAccountToken=False),
     "short-grace": spec(terminationGracePeriodSeconds=1),
-    "priority": spec(preemptionPolicy="Never"),
+    "tolerations": spec(tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}], runtimeClassName=None),
 }  # fmt: skip
 
 
