@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::{CoreError, Result};
+use crate::guard::GuardedRange;
 use crate::layout::*;
 use crate::locks;
 use crate::map::SharedMap;
@@ -39,8 +40,10 @@ pub const REFUSED_STALE: u32 = 5;
 /// A mapped control file. The descriptor stays open as long as this lives: closing it would drop this process's locks on it.
 #[derive(Debug)]
 pub struct Ctl {
-    file: File,
+    /// The sidecar's mappings only: an engine's process keeps its own signal handlers. Before the mapping, as fields drop in this order.
+    guard: Option<GuardedRange>,
     map: SharedMap,
+    file: File,
     path: PathBuf,
 }
 
@@ -71,7 +74,7 @@ impl Ctl {
         let path = path_of(run, incarnation);
         // A file can vanish between the failed link and the open when its first process died at once; then it is made again.
         for _ in 0..3 {
-            match Self::open(&path) {
+            match Self::map(&path) {
                 Ok(ctl) => return ctl.join(incarnation, n_ranks, n_groups, rank),
                 Err(CoreError::Absent { .. }) => {}
                 Err(error) => return Err(error),
@@ -83,8 +86,20 @@ impl Ctl {
         Err(CoreError::invalid(format!("{}: comes and goes; use a new incarnation", path.display())))
     }
 
-    /// Map an existing file. The sidecar calls this on files that engines made, so size and magic are checked, nothing else is believed.
+    /// Map a file that an engine made, for the sidecar: behind the fault guard before the first byte is read, as its maker can truncate it at any
+    /// time. Its size is checked, nothing else is believed.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut ctl = Self::map(path)?;
+        let guard = GuardedRange::new(&ctl.map);
+        // Nothing was touched yet: without a place in the guard's table.
+        if guard.is_poisoned() {
+            return Err(CoreError::invalid(format!("{}: too many mappings to guard one more", path.display())));
+        }
+        ctl.guard = Some(guard);
+        Ok(ctl)
+    }
+
+    fn map(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => CoreError::Absent { path: path.to_owned(), source: e },
             _ => CoreError::io("open", path, e),
@@ -94,7 +109,7 @@ impl Ctl {
             return Err(CoreError::invalid(format!("{}: {len} bytes, a control file has {}", path.display(), ctl::FILE_BYTES)));
         }
         let map = SharedMap::new(file.as_fd(), ctl::FILE_BYTES, true).map_err(|e| CoreError::io("mmap", path, e))?;
-        Ok(Self { file, map, path: path.to_owned() })
+        Ok(Self { guard: None, map, file, path: path.to_owned() })
     }
 
     fn create(path: &Path, incarnation: &Incarnation, n_ranks: u32, n_groups: u32, rank: i32) -> Result<Option<Self>> {
@@ -121,7 +136,7 @@ impl Ctl {
         rustix::fs::fchmod(&file, 0o666.into()).map_err(|e| CoreError::io("fchmod", fresh, e))?;
         rustix::fs::ftruncate(&file, ctl::FILE_BYTES as u64).map_err(|e| CoreError::io("ftruncate", fresh, e))?;
         let map = SharedMap::new(file.as_fd(), ctl::FILE_BYTES, true).map_err(|e| CoreError::io("mmap", fresh, e))?;
-        let ctl = Self { file, map, path: path.to_owned() };
+        let ctl = Self { guard: None, map, file, path: path.to_owned() };
         let header = ctl.header();
         header.abi.store(ABI, Ordering::Relaxed);
         header.n_ranks.store(n_ranks, Ordering::Relaxed);
@@ -180,9 +195,9 @@ impl Ctl {
         &self.path
     }
 
-    /// The mapping, for the fault guard.
-    pub fn map(&self) -> &SharedMap {
-        &self.map
+    /// True once a page of it was missing: it was truncated, and nothing in it can be believed.
+    pub fn is_poisoned(&self) -> bool {
+        self.guard.as_ref().is_some_and(GuardedRange::is_poisoned)
     }
 
     /// Keep the descriptor open for ever. Closing it would end the locks that attachments of this same process hold on the file.

@@ -9,10 +9,9 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use crate::layout::PAGE_BYTES;
 use crate::map::SharedMap;
 
-/// One arena, 64 engines and a few strangers need far fewer; the table is searched only on a fault.
+/// One arena, 64 engines and 64 refused files need far fewer; the table is searched only on a fault.
 const MAX_RANGES: usize = 512;
 
 const FREE: u32 = 0;
@@ -31,6 +30,8 @@ static RECORDS: [Record; MAX_RANGES] = [const {
 }; MAX_RANGES];
 /// What handled SIGBUS before, or why no handler could be installed. Set before ours is installed.
 static PREVIOUS: OnceLock<Option<libc::sigaction>> = OnceLock::new();
+/// The kernel's page, which is 64 KiB on some machines: a smaller mapping over a fault would be refused. Set before the handler is installed.
+static KERNEL_PAGE: AtomicUsize = AtomicUsize::new(0);
 
 /// A mapping whose faults are caught until this is dropped, which must happen before the mapping is.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ fn register(start: usize, end: usize) -> Option<usize> {
 }
 
 fn install() -> Option<libc::sigaction> {
+    KERNEL_PAGE.store(rustix::param::page_size(), Ordering::Release);
     let mut before = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: a null action only asks; the kernel fills `before`.
     if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), before.as_mut_ptr()) } != 0 {
@@ -118,7 +120,7 @@ fn record_of(address: usize) -> Option<&'static Record> {
 }
 
 fn cover(record: &Record, address: usize) -> bool {
-    let page_bytes = PAGE_BYTES as usize;
+    let page_bytes = KERNEL_PAGE.load(Ordering::Acquire);
     let page = (address & !(page_bytes - 1)) as *mut libc::c_void;
     record.poisoned.store(true, Ordering::Release);
     let prot = libc::PROT_READ | libc::PROT_WRITE;
@@ -159,6 +161,8 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
+
+    use crate::layout::PAGE_BYTES;
 
     const PAGES: usize = 8;
     const BYTES: usize = PAGES * PAGE_BYTES as usize;

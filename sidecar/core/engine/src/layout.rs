@@ -341,15 +341,16 @@ pub const COUNTERS: &[&str] = &[
 ];
 const _: () = assert!(COUNTERS.len() <= 24);
 
-/// Round up to whole pages.
+/// Round up to whole pages. For sizes of this crate's own; what an engine wrote is bounded first.
 pub const fn align_page(bytes: u64) -> u64 {
     bytes.next_multiple_of(PAGE_BYTES)
 }
 
 /// Bytes from one slot to the next for chunks of this payload; None when it would not fit an extent.
 pub fn stride_of(payload_bytes: u64) -> Option<u64> {
-    let stride = align_page(payload_bytes.checked_add(PAGE_BYTES)?).max(MIN_STRIDE_BYTES);
-    (payload_bytes > 0 && stride <= EXTENT_BYTES).then_some(stride)
+    // Bounded before it is added to: the figure may be an engine's.
+    let fits = (1..=EXTENT_BYTES - PAGE_BYTES).contains(&payload_bytes);
+    fits.then(|| align_page(payload_bytes + PAGE_BYTES).max(MIN_STRIDE_BYTES))
 }
 
 /// True for a stride that a slot class may have.

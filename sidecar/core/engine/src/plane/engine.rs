@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::control::{Ctl, Incarnation, STATE_ACCEPTED, STATE_REFUSED, load_id};
-use crate::guard::GuardedRange;
 use crate::key::KeyMap;
 use crate::layout::*;
 use crate::ring::Op;
@@ -31,7 +30,6 @@ pub struct Engine {
     pub tag: u8,
     pub id: Incarnation,
     pub ctl: Ctl,
-    pub guard: GuardedRange,
     pub n_ranks: usize,
     pub n_groups: usize,
     pub refused: bool,
@@ -52,13 +50,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(tag: u8, id: Incarnation, ctl: Ctl, guard: GuardedRange, shape: (usize, usize)) -> Self {
+    pub fn new(tag: u8, id: Incarnation, ctl: Ctl, shape: (usize, usize)) -> Self {
         let (n_ranks, n_groups) = shape;
         let mut engine = Self {
             tag,
             id,
             ctl,
-            guard,
             n_ranks,
             n_groups,
             refused: false,
@@ -118,7 +115,7 @@ impl Engine {
 
     /// True once its file was truncated under us: nothing in it can be believed.
     pub fn is_poisoned(&self) -> bool {
-        self.guard.is_poisoned()
+        self.ctl.is_poisoned()
     }
 
     /// Payload bytes per group once every rank has declared its slices.

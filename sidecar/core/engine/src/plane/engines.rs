@@ -7,7 +7,6 @@ use crate::control::{
     self, Ctl, Incarnation, REFUSED_ABI, REFUSED_FAULT, REFUSED_GEOMETRY, REFUSED_STALE, REFUSED_TABLE_FULL, STATE_NEW, STATE_REFUSED,
     store_id,
 };
-use crate::guard::GuardedRange;
 use crate::key::KeyMap;
 use crate::layout::*;
 
@@ -21,18 +20,34 @@ pub(super) const RECORD_ATTACHED: u32 = 1;
 /// [`IncarnationRecord::state`]: attached once, refused since.
 pub(super) const RECORD_REFUSED: u32 = 2;
 
+/// Engines can make any number of files: so many names are read per look (a tmpfs shows the newest first), so many opened, and so many that were
+/// refused are kept open to see them die. The rest gets its turn.
+const MAX_LISTED: usize = 4096;
+const MAX_MEETINGS: usize = 64;
+const MAX_STRANGERS: usize = 64;
+
 impl Plane {
     /// Look for control files that are not known yet.
     pub(super) fn meet_newcomers(&mut self) {
         // The folder was there at open; an error now is a passing one and the next look comes in 200 ms.
         let Ok(folder) = std::fs::read_dir(&self.run) else { return };
-        let names = folder.filter_map(|found| found.ok()?.file_name().into_string().ok());
-        let ids: Vec<Incarnation> = names.filter_map(|name| control::incarnation_of(&name)).collect();
-        for id in ids {
-            if !self.strangers.contains_key(&id) && !self.engines.iter().flatten().any(|engine| engine.id == id) {
-                self.meet(id);
-            }
+        let names = folder.take(MAX_LISTED).filter_map(|found| found.ok()?.file_name().into_string().ok());
+        let mut ids: Vec<Incarnation> = names.filter_map(|name| control::incarnation_of(&name)).filter(|id| !self.knows(id)).collect();
+        if ids.is_empty() {
+            return;
         }
+        // In a circle, from where the last look ended.
+        ids.sort_unstable();
+        let first = ids.partition_point(|id| *id <= self.met_last) % ids.len();
+        ids.rotate_left(first);
+        for id in ids.into_iter().take(MAX_MEETINGS) {
+            self.met_last = id;
+            self.meet(id);
+        }
+    }
+
+    fn knows(&self, id: &Incarnation) -> bool {
+        self.strangers.contains_key(id) || self.engines.iter().flatten().any(|engine| engine.id == *id)
     }
 
     fn meet(&mut self, id: Incarnation) {
@@ -45,7 +60,9 @@ impl Plane {
                     mark_refused(&ctl, reason);
                     self.emit(Event::of(Kind::EngineRefused, -1, reason.into(), 0));
                 }
-                self.strangers.insert(id, Stranger { ctl, free_since: None });
+                if self.strangers.len() < MAX_STRANGERS {
+                    self.strangers.insert(id, Stranger { ctl, free_since: None });
+                }
             }
         }
     }
@@ -60,7 +77,8 @@ impl Plane {
         }
         let shape = Engine::shape_of(ctl).ok_or(Refusal(REFUSED_GEOMETRY))?;
         let tag = self.engines.iter().position(Option::is_none).ok_or(Refusal(REFUSED_TABLE_FULL))?;
-        Ok((tag as u8, shape))
+        // Last, as it covers everything read above.
+        if ctl.is_poisoned() { Err(Refusal(REFUSED_FAULT)) } else { Ok((tag as u8, shape)) }
     }
 
     /// The record first: a successor must know every incarnation that may ever have looked anything up.
@@ -73,8 +91,7 @@ impl Plane {
         }
         record.state.store(RECORD_ATTACHED, Ordering::Release);
         crate::crash::point("recorded");
-        let guard = GuardedRange::new(ctl.map());
-        let engine = Engine::new(tag, id, ctl, guard, shape);
+        let engine = Engine::new(tag, id, ctl, shape);
         engine.accept();
         self.engines[tag as usize] = Some(engine);
         self.emit(Event::of(Kind::EngineAttached, tag.into(), shape.0 as i64, shape.1 as i64));
@@ -227,8 +244,7 @@ impl Plane {
         if !(1..=MAX_RANKS).contains(&shape.0) || !(1..=MAX_GROUPS).contains(&shape.1) {
             return None;
         }
-        let guard = GuardedRange::new(ctl.map());
-        let mut engine = Engine::new(tag as u8, id, ctl, guard, shape);
+        let mut engine = Engine::new(tag as u8, id, ctl, shape);
         engine.keys = stored_fingerprint(record);
         // A predecessor that died between the record and the answer; saying it twice is harmless.
         match (state, Engine::speaks_our_abi(&engine.ctl, &id)) {

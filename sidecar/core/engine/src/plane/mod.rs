@@ -38,6 +38,9 @@ pub use stats::{EngineStats, Hop, InvalidOp, Stats, TierStats};
 use tier::Tier;
 pub use tier::TierState;
 
+/// No disk sees so many writes. A header that says more is damage, and counting on from it would leave the range.
+pub(crate) const MAX_GENERATION: u64 = 1 << 62;
+
 /// The sidecar's side. Dropping it leaves shared memory for the successor.
 #[derive(Debug)]
 pub struct Plane {
@@ -56,6 +59,8 @@ pub struct Plane {
     engines: Vec<Option<Engine>>,
     /// Control files that never got a tag, kept open to see them die.
     strangers: HashMap<Incarnation, Stranger>,
+    /// The unknown control file that was opened last.
+    met_last: Incarnation,
     events: VecDeque<Event>,
     /// How many of the events, at the front, tell what survived; they do not count as a backlog.
     adopted_left: usize,
@@ -242,7 +247,8 @@ impl Plane {
     }
 
     fn next_generation(&self) -> u64 {
-        self.index.header().generation.fetch_add(1, Ordering::Relaxed) + 1
+        // Never near its end: what a device's header says above [`MAX_GENERATION`] is damage.
+        self.index.header().generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     fn emit(&mut self, event: Event) {

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, OFlags};
 
 use crate::arena::{self, Arena, Slot, SlotState};
+use crate::clock;
 use crate::control::{Ctl, REFUSED_STALE, incarnation_of, load_id, store_id};
 use crate::error::{CoreError, Result};
 use crate::guard::GuardedRange;
@@ -113,7 +114,7 @@ impl Plane {
         let (index, arena) = adopt_or_create(&options, &run, &mut report)?;
         report.arena_bytes = index.shape().arena_bytes;
         report.entries = index.entry_count();
-        let incarnation = index.header().daemon_incarnation.fetch_add(1, Ordering::AcqRel) + 1;
+        let incarnation = index.header().daemon_incarnation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         let strides = index.classes().iter().map(|record| record.stride_bytes.load(Ordering::Relaxed));
         let strides = strides.map(|stride| if stride_is_valid(stride) { stride } else { 0 }).collect();
         let mut plane = Self {
@@ -128,6 +129,7 @@ impl Plane {
             strides,
             engines: (0..MAX_INCARNATIONS).map(|_| None).collect(),
             strangers: HashMap::new(),
+            met_last: [0; 16],
             events: Default::default(),
             adopted_left: 0,
             resident: HashMap::new(),
@@ -376,7 +378,31 @@ fn lock_writer(path: &Path, wait: Duration) -> Result<File> {
     }
 }
 
+/// Engines write in the folders of doorbell and arena: what else lies in the place of these goes, or the sidecar could never start again.
+fn clear_unless(path: &Path, is_right: impl FnOnce(&std::fs::FileType) -> bool) -> Result<()> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) if is_right(&found.file_type()) => return Ok(()),
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CoreError::io("stat", path, error)),
+    };
+    let removed = if found.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    // A folder of another user can be moved, if not emptied.
+    removed
+        .or_else(|_| std::fs::rename(path, path.with_extension(format!("displaced-{}", clock::now_ns()))))
+        .map_err(|e| CoreError::io("remove what is in the place of", path, e))
+}
+
 fn make_doorbell(path: &Path) -> Result<OwnedFd> {
+    clear_unless(path, FileTypeExt::is_fifo)?;
+    open_doorbell(path).or_else(|_| {
+        // One that cannot be opened, as an engine may have made it.
+        clear_unless(path, |_| false)?;
+        open_doorbell(path)
+    })
+}
+
+fn open_doorbell(path: &Path) -> Result<OwnedFd> {
     match rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(CoreError::io("mkfifo", path, error)),
@@ -391,18 +417,26 @@ fn make_doorbell(path: &Path) -> Result<OwnedFd> {
 fn adopt_or_create(options: &OpenOptions, run: &Path, report: &mut Report) -> Result<(Index, Arena)> {
     let index_path = options.root.join("index/index");
     let arena_path = arena::path_of(&options.root);
-    let arena_len = std::fs::metadata(&arena_path).map(|found| found.len()).ok();
+    clear_unless(&arena_path, std::fs::FileType::is_file)?;
+    let arena_len = std::fs::symlink_metadata(&arena_path).map(|found| found.len()).ok();
     let old = Index::open(&index_path, true);
     match old {
         Ok(index) if Some(index.shape().arena_bytes) == arena_len => {
             let bytes = index.shape().arena_bytes;
             let faulted = index.header().faulted_bytes.load(Ordering::Relaxed);
-            let arena = Arena::map(arena::open_file(&arena_path, bytes)?, &arena_path, bytes, faulted)?;
-            report.adopted = true;
-            return Ok((index, arena));
+            match arena::open_file(&arena_path, bytes) {
+                Ok(file) => {
+                    let arena = Arena::map(file, &arena_path, bytes, faulted)?;
+                    report.adopted = true;
+                    return Ok((index, arena));
+                }
+                // Another file of the same size, which this user may not use.
+                Err(error) => report.reason = error.to_string(),
+            }
         }
         Ok(index) => {
-            report.reason = format!("the arena has {arena_len:?} bytes, the index was made for {}", index.shape().arena_bytes);
+            let len = arena_len.map_or("no".to_owned(), |len| len.to_string());
+            report.reason = format!("the arena has {len} bytes, the index was made for {}", index.shape().arena_bytes);
         }
         Err(CoreError::Absent { .. }) => report.reason = "no index yet".into(),
         Err(error) => report.reason = error.to_string(),
@@ -418,14 +452,14 @@ fn adopt_or_create(options: &OpenOptions, run: &Path, report: &mut Report) -> Re
 }
 
 /// The control file's path, if it was refused and its descriptor had to stay open.
-fn refuse_stale(path: &Path) -> Option<PathBuf> {
+fn refuse_stale(path: &Path, may_keep: bool) -> Option<PathBuf> {
     let ctl = Ctl::open(path).ok()?;
     super::engine::mark_refused(&ctl, REFUSED_STALE);
-    let is_held = ctl.is_held();
-    if is_held {
+    let is_kept = may_keep && ctl.is_held();
+    if is_kept {
         ctl.leak();
     }
-    is_held.then(|| path.to_owned())
+    is_kept.then(|| path.to_owned())
 }
 
 /// Every lookup MISSes, and the pages go back to the volume, which has room for one index and not for two. Page 0 stays: engines that map the
@@ -453,11 +487,10 @@ fn retire(index_path: &Path, arena_path: &Path, run: &Path) -> Result<()> {
     for found in std::fs::read_dir(run).map_err(|e| CoreError::io("read folder", run, e))?.flatten() {
         let is_ctl = found.file_name().to_str().and_then(incarnation_of).is_some();
         if is_ctl && !retired.contains(&found.path()) {
-            retired.extend(refuse_stale(&found.path()));
+            // Kept open for attachments of this same process, of which there are none in a pod; however many files engines made.
+            let may_keep = retired.len() < MAX_INCARNATIONS;
+            retired.extend(refuse_stale(&found.path(), may_keep));
         }
     }
-    match std::fs::remove_file(arena_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CoreError::io("unlink", arena_path, error)),
-        _ => Ok(()),
-    }
+    clear_unless(arena_path, |_| false)
 }

@@ -61,8 +61,10 @@ pub(super) struct Counters {
 
 impl Counters {
     pub fn hop(&mut self, hop: Hop, payload_bytes: u64, overhead_bytes: u64) {
-        self.hop_bytes[hop as usize] += payload_bytes;
-        self.overhead_bytes[hop as usize] += overhead_bytes;
+        // An engine's tickets can name one slot as often as they like.
+        let add = |sum: &mut u64, bytes| *sum = sum.saturating_add(bytes);
+        add(&mut self.hop_bytes[hop as usize], payload_bytes);
+        add(&mut self.overhead_bytes[hop as usize], overhead_bytes);
     }
 
     pub fn invalid(&mut self, why: InvalidOp) {

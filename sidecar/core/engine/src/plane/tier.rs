@@ -19,7 +19,7 @@ use crate::layout::*;
 use crate::nvme::{Completion, IoFault, NvmeStore, StoreStats};
 use crate::seqlock::{EntryValue, LIVE};
 
-use super::{Event, Hop, Kind, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
+use super::{Event, Hop, Kind, MAX_GENERATION, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
 
 /// Keys whose whole identity a PROMOTE told; older ones are forgotten and then judged by their derived key16 alone.
 const MAX_EXPECTED: usize = 1 << 16;
@@ -462,6 +462,10 @@ impl Plane {
     /// A header that the scan found. Its slot is in use from the store's view; here it is given a name or given back.
     fn meet_scanned(&mut self, slot: u64, stride: u64, header: &SlotHeader) {
         if self.tier.writes.values().any(|write| write.nvme_slot == slot) {
+            return;
+        }
+        if header.generation > MAX_GENERATION {
+            self.quarantine_scanned(slot, stride, Outcome::CorruptHeader);
             return;
         }
         self.index.header().generation.fetch_max(header.generation, Ordering::Relaxed);
