@@ -214,6 +214,7 @@ impl Plane {
             self.free_slot(*slot);
         }
         crate::crash::point("leases-back");
+        self.tier.expected.forget_engine(tag as u8);
         self.index.incarnations()[tag].state.store(RECORD_FREE, Ordering::Release);
         let _ = std::fs::remove_file(engine.ctl.path());
         self.emit(Event::of(Kind::EngineDead, tag as i64, leases, tickets));

@@ -5,9 +5,11 @@
 //! publish: header, entry, slot VALID, tail; evict: entry, slot RECYCLING, epoch; promote: slot READING, read, verify, entry, slot VALID.
 //! In each case the entry is the commit point, and `open` brings the slot's state in line with it.
 
+mod bounds;
 mod engine;
 mod engines;
 pub mod event;
+mod expected;
 mod open;
 mod poll;
 mod recycle;

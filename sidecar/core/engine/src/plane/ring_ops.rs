@@ -4,12 +4,14 @@ use std::sync::atomic::Ordering;
 
 use crate::arena::{Arena, Slot, SlotState};
 use crate::checksum;
+use crate::clock;
 use crate::header::{NOT_ON_NVME, SlotHeader};
 use crate::key::{FINGERPRINT_BYTES, Fingerprint, Key16, KeyMap};
 use crate::layout::*;
 use crate::ring::Op;
 use crate::seqlock::EntryValue;
 
+use super::expected::Ask;
 use super::{Event, Hop, InvalidOp, Kind, Plane, TIER_DRAM, TIER_NVME, dram_entry};
 
 /// Operations of one engine per pass; keeps the heart beating and the engines even.
@@ -223,9 +225,10 @@ impl Plane {
             && value.dram_slot == NO_DRAM
             && value.nvme_slot != NO_NVME
         {
-            self.tier.expect(key, op.key, fingerprint);
-            let deadline_ms = op.aux.min(u64::from(u32::MAX)) as i64;
-            self.emit(Event::of_key(Kind::Promote, key, value.class.into(), tag.into(), deadline_ms));
+            let ask = self.tier.expected.ask(key, op.key, fingerprint, tag, op.aux, clock::now_ns());
+            if let Ask::Tell(deadline_ms) = ask {
+                self.emit(Event::of_key(Kind::Promote, key, value.class.into(), tag.into(), deadline_ms as i64));
+            }
         }
         Ok(0)
     }

@@ -177,7 +177,7 @@ impl Plane {
     fn plain_figures(&self) -> Vec<(&'static str, u64)> {
         let leases: usize = self.engines.iter().flatten().map(|engine| engine.leases.len()).sum();
         let tickets: usize = self.engines.iter().flatten().map(|engine| engine.tickets.len()).sum();
-        vec![
+        let mut figures = vec![
             ("index_full", self.counters.index_full),
             ("duplicates", self.counters.duplicates),
             ("io_errors", self.counters.io_errors),
@@ -190,7 +190,9 @@ impl Plane {
             ("writes_in_flight", self.tier.writes_in_flight() as u64),
             ("faulted_bytes", self.arena.faulted_bytes()),
             ("entries", self.index.entry_count()),
-        ]
+        ];
+        figures.extend(self.bound_figures());
+        figures
     }
 }
 

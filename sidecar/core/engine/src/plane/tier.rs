@@ -3,7 +3,7 @@
 //! A read lands in a slot marked READING; only after header, whole key, fingerprint and checksum were verified does its entry name the slot. A
 //! chunk that fails is quarantined: its entry forgets NVMe and the header on the device is overwritten before the slot is used again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,15 +14,13 @@ use crate::arena::{Arena, SlotState};
 use crate::checksum;
 use crate::clock;
 use crate::header::SlotHeader;
-use crate::key::{self, Fingerprint, Key16, Key36};
+use crate::key::{self, Key16};
 use crate::layout::*;
 use crate::nvme::{Completion, IoFault, NvmeStore, StoreStats};
 use crate::seqlock::{EntryValue, LIVE};
 
+use super::expected::Expected;
 use super::{Event, Hop, Kind, MAX_GENERATION, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
-
-/// Keys whose whole identity a PROMOTE told; older ones are forgotten and then judged by their derived key16 alone.
-const MAX_EXPECTED: usize = 1 << 16;
 
 /// What the tier is doing; the numbers are those of the index header's nvme_state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +70,7 @@ pub(super) struct Tier {
     reading: HashMap<Key16, u64>,
     writes: HashMap<u64, Write>,
     writing: HashMap<Key16, u64>,
-    expected: HashMap<Key16, (Key36, Fingerprint)>,
-    expected_order: VecDeque<Key16>,
+    pub expected: Expected,
     completions: Vec<Completion>,
     scanned: (u64, u64),
     #[cfg(feature = "swap-chunks")]
@@ -119,18 +116,6 @@ impl Tier {
     pub fn sync(&mut self, deadline: Duration) {
         if let Some(store) = &mut self.store {
             store.sync(deadline);
-        }
-    }
-
-    /// Remember what a promoted chunk must be.
-    pub fn expect(&mut self, key: Key16, whole: Key36, fingerprint: Fingerprint) {
-        if self.expected.insert(key, (whole, fingerprint)).is_none() {
-            self.expected_order.push_back(key);
-        }
-        if self.expected_order.len() > MAX_EXPECTED
-            && let Some(oldest) = self.expected_order.pop_front()
-        {
-            self.expected.remove(&oldest);
         }
     }
 
@@ -286,7 +271,7 @@ impl Plane {
         bytes.read(start, &mut page);
         let header = SlotHeader::decode(&page).map_err(|_| Outcome::CorruptHeader)?;
         let key = key_of(value);
-        let told = self.tier.expected.get(&key);
+        let told = self.tier.expected.told(key);
         let is_told = told.is_none_or(|(whole, fingerprint)| *whole == header.key && *fingerprint == header.fingerprint);
         if !is_told || key::derive(&header.key, &header.fingerprint) != key {
             return Err(Outcome::WrongKey);
@@ -338,7 +323,7 @@ impl Plane {
         let Some(read) = self.tier.reads.get_mut(&token).filter(|read| !read.late) else { return };
         read.late = true;
         let (key, class, since_ns) = (read.key, read.class, read.since_ns);
-        self.forget_expected(key);
+        self.tier.expected.forget(key);
         self.due.progress = true;
         let took_ns = clock::now_ns().saturating_sub(since_ns) as i64;
         self.emit(Event::of_key(Kind::Read, key, Outcome::Timeout as i64, class.into(), took_ns));
@@ -380,7 +365,7 @@ impl Plane {
 
     /// Verified: the entry first, as it is what a successor goes by, then the slot's state.
     fn publish_read(&mut self, read: &Read, place: u64, value: &EntryValue) {
-        self.forget_expected(read.key);
+        self.tier.expected.forget(read.key);
         let stride = self.stride_of_class(read.class);
         let length = u64::from(value.length);
         self.counters.hop(Hop::NvmeToArena, length, stride - length);
@@ -398,17 +383,11 @@ impl Plane {
     }
 
     fn fail_read(&mut self, read: &Read, outcome: Outcome) {
-        self.forget_expected(read.key);
+        self.tier.expected.forget(read.key);
         self.free_slot(read.dram_slot);
         self.due.progress = true;
         let took_ns = clock::now_ns().saturating_sub(read.since_ns) as i64;
         self.emit(Event::of_key(Kind::Read, read.key, outcome as i64, read.class.into(), took_ns));
-    }
-
-    fn forget_expected(&mut self, key: Key16) {
-        if self.tier.expected.remove(&key).is_some() {
-            self.tier.expected_order.retain(|other| *other != key);
-        }
     }
 
     fn quarantine_nvme(&mut self, place: u64, value: &EntryValue, outcome: Outcome) {

@@ -1,0 +1,11 @@
+//! How often a bound on what engines may ask for or hold up was reached.
+
+use super::Plane;
+
+impl Plane {
+    /// (name, value), beside the others in [`super::Stats::plain`].
+    pub(super) fn bound_figures(&self) -> [(&'static str, u64); 3] {
+        let expected = &self.tier.expected;
+        [("promotions_waiting", expected.len() as u64), ("promotions_joined", expected.joined), ("promotions_declined", expected.declined)]
+    }
+}
