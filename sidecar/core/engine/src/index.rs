@@ -20,7 +20,7 @@ use crate::seqlock::{DELETED, EMPTY, Entry, EntryValue, LIVE};
 pub struct IndexShape {
     /// Size of the arena.
     pub arena_bytes: u64,
-    /// Entries, a power of two.
+    /// Entries, a multiple of [`Self::ENTRIES_PER_PAGE`].
     pub entry_count: u64,
 }
 
@@ -30,8 +30,11 @@ impl IndexShape {
     const EXTENTS: u64 = Self::INCARNATIONS + 4096;
     /// Fewer entries than this are no cache.
     pub const MIN_ENTRIES: u64 = 1024;
+    /// The file ends with a whole page.
+    pub const ENTRIES_PER_PAGE: u64 = PAGE_BYTES / size_of::<Entry>() as u64;
 
-    /// The largest table that fits in `index_bytes`.
+    /// The largest table that fits in `index_bytes`, to the page: rounded down to a power of two it would lose up to half of them, and with it the
+    /// two entries per chunk that keep windows from filling up.
     pub fn within(arena_bytes: u64, index_bytes: u64) -> Result<Self> {
         let fixed = Self { arena_bytes, entry_count: 0 }.entries();
         let room = index_bytes.saturating_sub(fixed) / size_of::<Entry>() as u64;
@@ -41,7 +44,7 @@ impl IndexShape {
                 "index_bytes is {index_bytes}, an arena of {arena_bytes} bytes needs at least {least}"
             )));
         }
-        Ok(Self { arena_bytes, entry_count: 1 << room.ilog2() })
+        Ok(Self { arena_bytes, entry_count: room - room % Self::ENTRIES_PER_PAGE })
     }
 
     /// 64 MiB extents of the arena.
@@ -67,7 +70,7 @@ impl IndexShape {
     }
 
     fn is_valid(&self) -> bool {
-        self.entry_count.is_power_of_two()
+        self.entry_count.is_multiple_of(Self::ENTRIES_PER_PAGE)
             && self.entry_count >= Self::MIN_ENTRIES
             && self.entry_count < 1 << 40
             && self.arena_bytes.is_multiple_of(EXTENT_BYTES)
@@ -80,7 +83,6 @@ impl IndexShape {
 pub struct Index {
     map: SharedMap,
     shape: IndexShape,
-    bits: u32,
     entries_at: usize,
 }
 
@@ -144,7 +146,7 @@ impl Index {
     }
 
     fn over(map: SharedMap, shape: IndexShape) -> Self {
-        Self { map, shape, bits: shape.entry_count.ilog2(), entries_at: shape.entries() as usize }
+        Self { map, shape, entries_at: shape.entries() as usize }
     }
 
     fn format(&self) {
@@ -208,10 +210,30 @@ impl Index {
         self.map.cell(self.shape.slots() as usize + place as usize * size_of::<SlotRecord>())
     }
 
-    /// One entry.
+    /// One entry; a place behind the last one is as far behind the first.
     #[inline]
     pub fn entry(&self, place: u64) -> &Entry {
-        self.map.cell(self.entries_at + (place & (self.shape.entry_count - 1)) as usize * size_of::<Entry>())
+        self.map.cell(self.entries_at + self.wrapped(place) as usize * size_of::<Entry>())
+    }
+
+    /// A window runs on at the table's start. Places are below twice the table's size.
+    #[inline]
+    fn wrapped(&self, place: u64) -> u64 {
+        if place >= self.shape.entry_count { place - self.shape.entry_count } else { place }
+    }
+
+    fn before(&self, place: u64) -> u64 {
+        place.checked_sub(1).unwrap_or(self.shape.entry_count - 1)
+    }
+
+    /// The live entries of a key's window with their last_use: what an insert that finds it full can choose from.
+    pub fn window(&self, key: Key16) -> impl Iterator<Item = (u64, EntryValue, u32)> {
+        let home = key.home(self.shape.entry_count);
+        (0..PROBE_WINDOW).map(move |step| self.wrapped(home + step)).filter_map(|place| {
+            let entry = self.entry(place);
+            let value = entry.copy();
+            (value.state == LIVE).then(|| (place, value, entry.last_use.load(Ordering::Relaxed)))
+        })
     }
 
     /// Entries in the table.
@@ -222,13 +244,13 @@ impl Index {
     /// Start fetching a key's first line.
     #[inline]
     pub fn prefetch(&self, key: Key16) {
-        self.map.prefetch(self.entries_at + key.home(self.bits) as usize * size_of::<Entry>());
+        self.map.prefetch(self.entries_at + key.home(self.shape.entry_count) as usize * size_of::<Entry>());
     }
 
     /// A reader's probe: a consistent copy of the key's entry, if it is live.
     #[inline]
     pub fn lookup(&self, key: Key16) -> Option<EntryValue> {
-        let home = key.home(self.bits);
+        let home = key.home(self.shape.entry_count);
         for step in 0..PROBE_WINDOW {
             let entry = self.entry(home + step);
             if entry.meta.load(Ordering::Relaxed) as u8 == EMPTY {
@@ -248,9 +270,9 @@ impl Index {
 
     /// The writer's probe: place and value of the key's live entry.
     pub fn find(&self, key: Key16) -> Option<(u64, EntryValue)> {
-        let home = key.home(self.bits);
+        let home = key.home(self.shape.entry_count);
         for step in 0..PROBE_WINDOW {
-            let place = (home + step) & (self.shape.entry_count - 1);
+            let place = self.wrapped(home + step);
             let value = self.entry(place).copy();
             if value.state == EMPTY {
                 return None;
@@ -262,11 +284,17 @@ impl Index {
         None
     }
 
+    /// True when an insert of the key finds room.
+    pub fn has_place(&self, key: Key16) -> bool {
+        let home = key.home(self.shape.entry_count);
+        (0..PROBE_WINDOW).any(|step| self.entry(home + step).copy().state != LIVE)
+    }
+
     /// Insert a key that [`Self::find`] did not find; the place it got.
     pub fn insert(&self, value: &EntryValue) -> std::result::Result<u64, WindowFull> {
-        let home = Key16(value.key[0], value.key[1]).home(self.bits);
+        let home = Key16(value.key[0], value.key[1]).home(self.shape.entry_count);
         for step in 0..PROBE_WINDOW {
-            let place = (home + step) & (self.shape.entry_count - 1);
+            let place = self.wrapped(home + step);
             if self.entry(place).copy().state != LIVE {
                 self.entry(place).write(value);
                 return Ok(place);
@@ -286,10 +314,10 @@ impl Index {
         let gone = |state| EntryValue { state, dram_slot: NO_DRAM, nvme_slot: NO_NVME, ..EntryValue::default() };
         self.entry(place).write(&gone(if next_is_empty { EMPTY } else { DELETED }));
         if next_is_empty {
-            let mut before = place.wrapping_sub(1);
+            let mut before = self.before(place);
             while self.entry(before).copy().state == DELETED {
                 self.entry(before).write(&gone(EMPTY));
-                before = before.wrapping_sub(1);
+                before = self.before(before);
             }
         }
     }
@@ -299,6 +327,11 @@ impl Index {
         let clock = self.header().use_clock.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.entry(place).last_use.store(clock, Ordering::Relaxed);
         clock
+    }
+
+    /// What the next use is later than.
+    pub fn use_clock(&self) -> u32 {
+        self.header().use_clock.load(Ordering::Relaxed)
     }
 
     /// Tell engines that a key became hit or miss.
@@ -356,14 +389,42 @@ mod tests {
     #[test]
     fn a_full_window_refuses() {
         let (_dir, index) = small();
-        let home = Key16(0, 0).home(index.bits);
-        let same_home = (0..u64::MAX).map(|i| Key16(i, 0)).filter(|k| k.home(index.bits) == home);
+        let home = Key16(0, 0).home(index.entry_count());
+        let same_home = (0..u64::MAX).map(|i| Key16(i, 0)).filter(|k| k.home(index.entry_count()) == home);
         let keys: Vec<_> = same_home.take(33).collect();
         for key in &keys[..32] {
             index.insert(&value(*key, 1)).expect("32 fit");
         }
         assert_eq!(index.insert(&value(keys[32], 1)), Err(WindowFull));
         assert_eq!(index.lookup(keys[31]).map(|v| v.dram_slot), Some(1));
+    }
+
+    #[test]
+    fn the_table_takes_all_the_room_it_is_given() {
+        for (arena, bytes) in [(EXTENT_BYTES, 1 << 20), (EXTENT_BYTES, (1 << 20) - 1), (1 << 40, 1 << 30), (3 * EXTENT_BYTES, 12_345_678)] {
+            let shape = IndexShape::within(arena, bytes).expect("room");
+            assert!(shape.is_valid());
+            assert!((bytes - PAGE_BYTES..=bytes).contains(&shape.file_bytes()), "{bytes}: {shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_runs_on_at_the_start_of_the_table() {
+        let (_dir, index) = small();
+        let last = index.entry_count() - 1;
+        let at_the_end = (0..u64::MAX).map(|i| Key16(i, 0)).filter(|key| key.home(index.entry_count()) == last);
+        let keys: Vec<_> = at_the_end.take(4).collect();
+        for (slot, key) in keys.iter().enumerate() {
+            index.insert(&value(*key, slot as u32)).expect("room");
+        }
+        assert_eq!(index.find(keys[3]).map(|(place, _)| place), Some(2));
+        assert_eq!(index.lookup(keys[3]).map(|found| found.dram_slot), Some(3));
+        assert_eq!(index.window(keys[0]).count(), 4);
+        for key in keys.iter().rev() {
+            let (place, _) = index.find(*key).expect("it is there");
+            index.remove(place);
+        }
+        assert_eq!(index.entry(last).copy().state, EMPTY);
     }
 
     #[test]

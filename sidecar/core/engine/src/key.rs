@@ -31,10 +31,11 @@ impl Key16 {
         (u128::from(self.0) | (u128::from(self.1) << 64)).to_le_bytes()
     }
 
-    /// Where its probe window starts: the top `bits` of a multiplicative mix, as both halves are already hashes.
-    pub fn home(self, bits: u32) -> u64 {
+    /// Where its probe window starts in a table of so many entries: a multiplicative mix, as both halves are already hashes, scaled to the table.
+    #[inline]
+    pub fn home(self, entry_count: u64) -> u64 {
         let mixed = (self.0 ^ self.1.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        mixed >> (64 - bits)
+        ((u128::from(mixed) * u128::from(entry_count)) >> 64) as u64
     }
 }
 

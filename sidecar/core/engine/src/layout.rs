@@ -86,7 +86,7 @@ layout! {
         faulted_bytes: AtomicU64 = 48,
         /// Size of the arena file.
         arena_bytes: AtomicU64 = 56,
-        /// Entries, a power of two.
+        /// Entries, a multiple of 64.
         entry_count: AtomicU64 = 64,
         /// Offset of the entries.
         entries_offset: AtomicU64 = 72,

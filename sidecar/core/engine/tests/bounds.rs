@@ -6,7 +6,9 @@ mod plane_kit;
 use std::time::Duration;
 
 use plane_kit::*;
-use spillway_engine::plane::{Event, Kind, Plane};
+use spillway_engine::index::IndexShape;
+use spillway_engine::layout::{EXTENT_BYTES, stride_of};
+use spillway_engine::plane::{Event, Kind, OpenOptions, Outcome, Plane, TIER_DRAM, TIER_NVME};
 
 const PAYLOAD: usize = 100_000;
 
@@ -42,4 +44,107 @@ fn thousands_of_asks_for_a_few_chunks_are_told_a_few_times() {
         told += promotions(events).len();
         told == 8
     });
+}
+
+/// As many entries as an index can have at least, and more chunks than that.
+#[test]
+fn a_full_index_gives_up_its_oldest_and_never_freezes() {
+    let _alone = alone();
+    let folder = folder();
+    let least = IndexShape { arena_bytes: EXTENT_BYTES, entry_count: IndexShape::MIN_ENTRIES }.file_bytes();
+    let mut plane = Plane::open(OpenOptions { index_bytes: least, ..with_nvme(folder.path(), 256) }).unwrap();
+    assert_eq!(figure(&plane, "entries"), IndexShape::MIN_ENTRIES);
+    let mut engine = Engine::attach(&mut plane, folder.path(), 1, 60_000);
+    let mut displaced = Vec::new();
+    for first in (0..2048).step_by(128) {
+        let numbers = first..first + 128;
+        let keys: Vec<_> = numbers.clone().map(key16).collect();
+        let mut events = Vec::new();
+        for number in numbers {
+            events.extend(until(&mut plane, "a lease", |plane, _| engine.offer(plane, number)));
+        }
+        events.extend(until(&mut plane, "the ring", |plane, _| plane.stats().engines[0].ring_depth == 0));
+        assert_eq!(count(&events, Kind::Inserted), 128, "from {first} on");
+        events.extend(until(&mut plane, "the writes", |plane, _| {
+            plane.write(&keys);
+            plane.tiers(&keys).iter().all(|bits| matches!(bits, 0 | 3))
+        }));
+        plane.evict_dram(&keys);
+        events.extend(until(&mut plane, "the recycling", |plane, _| figure(plane, "recycling_slots") == 0));
+        displaced.extend(events.into_iter().filter(|event| event.kind == Kind::Quarantined));
+    }
+    assert_eq!(figure(&plane, "index_full"), 0);
+    let (chunks, left) = (plane.stats().nvme.chunks, figure(&plane, "index_displaced"));
+    assert_eq!(chunks + left, 2048);
+    assert!(chunks > 1000, "{chunks} chunks in 1024 entries");
+    // The policy hears of each, by the tier that it left, and the slots are free.
+    assert!(displaced.iter().all(|event| event.a == Outcome::Gone as i64));
+    let from_nvme = displaced.iter().filter(|event| event.b == TIER_NVME).count() as u64;
+    assert_eq!(from_nvme, left - displaced.iter().filter(|event| event.b == TIER_DRAM && is_alone(&displaced, event)).count() as u64);
+    assert!(displaced.iter().all(|event| plane.tiers(&[event.key.unwrap()]) == [0]));
+    let (free, total) = plane.nvme_slots(0);
+    assert_eq!(total - free, chunks);
+    assert_eq!(plane.stats().quarantined.iter().map(|(_, chunks)| chunks).sum::<u64>(), 0);
+    let (free, total) = plane.dram_slots(0);
+    assert_eq!(free + figure(&plane, "leases_out"), total);
+}
+
+fn is_alone(displaced: &[Event], event: &Event) -> bool {
+    displaced.iter().filter(|other| other.key == event.key).count() == 1
+}
+
+#[test]
+fn the_oldest_of_a_window_goes_first() {
+    let _alone = alone();
+    let folder = folder();
+    let least = IndexShape { arena_bytes: EXTENT_BYTES, entry_count: IndexShape::MIN_ENTRIES }.file_bytes();
+    let mut plane = Plane::open(OpenOptions { index_bytes: least, ..options(folder.path()) }).unwrap();
+    let mut engine = Engine::attach(&mut plane, folder.path(), 1, 60_000);
+    let home = key16(0).home(IndexShape::MIN_ENTRIES);
+    let same: Vec<u32> = (0..u32::MAX).filter(|number| key16(*number).home(IndexShape::MIN_ENTRIES) == home).take(34).collect();
+    for number in &same[..32] {
+        until(&mut plane, "a lease", |plane, _| engine.offer(plane, *number));
+    }
+    until(&mut plane, "32 chunks", |plane, _| plane.stats().dram.chunks == 32);
+    engine.scheduler.use_keys(&key(same[0])).unwrap();
+    until(&mut plane, "its use", |plane, _| plane.stats().engines[0].ring_depth == 0);
+    for number in &same[32..] {
+        until(&mut plane, "a lease", |plane, _| engine.offer(plane, *number));
+    }
+    until(&mut plane, "the ring", |plane, _| plane.stats().engines[0].ring_depth == 0);
+    let left: Vec<u8> = plane.tiers(&same.iter().map(|number| key16(*number)).collect::<Vec<_>>());
+    assert_eq!(left[..4], [1, 0, 0, 1], "used again, oldest, second oldest, third oldest");
+    assert_eq!(left[4..].iter().map(|bits| usize::from(*bits)).sum::<usize>(), 30);
+    assert!(same[3..].iter().all(|number| engine.check(*number)));
+}
+
+/// The chunks that share an extent are found without looking at any other.
+#[test]
+fn neighbours_on_nvme_are_those_of_the_extent_and_no_others() {
+    let _alone = alone();
+    let folder = folder();
+    let open = || Plane::open(with_nvme(folder.path(), 256)).unwrap();
+    let mut plane = open();
+    let mut engine = Engine::attach(&mut plane, folder.path(), 1, 1_000_000);
+    let per_extent = (EXTENT_BYTES / stride_of(1_000_000).unwrap()) as u32;
+    for first in (0..2 * per_extent).step_by(30) {
+        put_on_nvme(&mut plane, &mut engine, first..(first + 30).min(2 * per_extent));
+    }
+    let check = |plane: &Plane, all: u32| {
+        let of_first = plane.nvme_neighbours(&[key16(0)], 1);
+        let of_last = plane.nvme_neighbours(&[key16(2 * per_extent - 1)], 1);
+        assert!(of_first.contains(&key16(0)) && !of_first.contains(&key16(2 * per_extent - 1)));
+        assert_eq!(of_first.len() + of_last.len(), all as usize);
+        assert_eq!(plane.nvme_neighbours(&[key16(0), key16(2 * per_extent - 1)], 2).len(), all as usize);
+    };
+    check(&plane, 2 * per_extent);
+    assert_eq!(plane.evict_nvme(&[key16(1), key16(2)]), 2);
+    check(&plane, 2 * per_extent - 2);
+    drop(plane);
+    // From a surviving index, and from the disk alone.
+    check(&open(), 2 * per_extent - 2);
+    std::fs::remove_file(folder.path().join("index/index")).unwrap();
+    let mut plane = open();
+    until(&mut plane, "the scan", |plane, _| plane.is_scan_done());
+    check(&plane, 2 * per_extent);
 }

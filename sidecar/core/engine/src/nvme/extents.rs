@@ -14,10 +14,15 @@ enum Slot {
     Unknown,
 }
 
+/// Nobody said where. An index of so many entries would be 256 GiB.
+const NO_PLACE: u32 = u32::MAX;
+
 #[derive(Clone, Debug, Default)]
 struct Extent {
     stride_pages: u32,
     slots: Vec<Slot>,
+    /// Where the owner's index names each; 4 bytes a slot spare it a walk of the whole index.
+    places: Vec<u32>,
     /// Free ones, the next to hand out last.
     free: Vec<u32>,
     used: usize,
@@ -175,6 +180,21 @@ impl Extents {
         self.find(slot).map(|(extent, _)| u64::from(self.stride_pages(extent)) * PAGE_BYTES)
     }
 
+    /// Remember at which place the owner's index names a slot.
+    pub fn note_place(&mut self, slot: u64, place: u64) {
+        if let Some((extent, at)) = self.find(slot) {
+            self.extents[extent as usize].places[at] = u32::try_from(place).unwrap_or(NO_PLACE);
+        }
+    }
+
+    /// (slot, place noted for it) of an extent's slots in use.
+    pub fn places_of(&self, extent: u64) -> impl Iterator<Item = (u64, u64)> {
+        let entry = &self.extents[extent as usize];
+        let noted = entry.places.iter().zip(&entry.slots).enumerate();
+        let used = noted.filter(|(_, (place, slot))| **place != NO_PLACE && **slot == Slot::Used);
+        used.map(move |(at, (place, _))| (self.slot_at(extent, at as u32), u64::from(*place)))
+    }
+
     /// The extent that a slot lies in.
     pub fn extent_of(&self, slot: u64) -> Option<u64> {
         let offset = slot.checked_mul(PAGE_BYTES)?.checked_sub(self.geometry.extents_offset)?;
@@ -216,6 +236,7 @@ impl Extents {
         let entry = &mut self.extents[extent as usize];
         entry.stride_pages = stride_pages;
         entry.slots = vec![Slot::Free; count];
+        entry.places = vec![NO_PLACE; count];
         entry.free = (0..count as u32).rev().collect();
         self.list(extent);
     }

@@ -174,6 +174,16 @@ impl NvmeStore {
         self.extents.claim(slot, stride_bytes)
     }
 
+    /// Remember at which place the owner's index names a slot in use.
+    pub fn note_place(&mut self, slot: u64, place: u64) {
+        self.extents.note_place(slot, place);
+    }
+
+    /// (slot, place noted for it) of an extent's slots in use.
+    pub fn places_of(&self, extent: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.extents.places_of(extent)
+    }
+
     /// The extent that a slot lies in.
     pub fn extent_of(&self, slot: u64) -> Option<u64> {
         self.extents.extent_of(slot)

@@ -4,8 +4,13 @@ use super::Plane;
 
 impl Plane {
     /// (name, value), beside the others in [`super::Stats::plain`].
-    pub(super) fn bound_figures(&self) -> [(&'static str, u64); 3] {
+    pub(super) fn bound_figures(&self) -> Vec<(&'static str, u64)> {
         let expected = &self.tier.expected;
-        [("promotions_waiting", expected.len() as u64), ("promotions_joined", expected.joined), ("promotions_declined", expected.declined)]
+        vec![
+            ("promotions_waiting", expected.len() as u64),
+            ("promotions_joined", expected.joined),
+            ("promotions_declined", expected.declined),
+            ("index_displaced", self.counters.index_displaced),
+        ]
     }
 }

@@ -6,6 +6,7 @@
 //! In each case the entry is the commit point, and `open` brings the slot's state in line with it.
 
 mod bounds;
+mod displace;
 mod engine;
 mod engines;
 pub mod event;
@@ -227,6 +228,7 @@ impl Plane {
             Ok(place) => {
                 self.index.touch(place);
                 self.gauges.add(value);
+                self.tier.note_place(value.nvme_slot, place);
                 true
             }
             Err(_) => {
@@ -244,6 +246,7 @@ impl Plane {
         } else {
             self.index.update(place, new);
             self.gauges.add(new);
+            self.tier.note_place(new.nvme_slot, place);
         }
         self.due.progress = true;
     }

@@ -229,7 +229,7 @@ impl Plane {
             if old.state != LIVE {
                 continue;
             }
-            let mut new = self.judge_entry(&old, keeps_nvme);
+            let mut new = self.judge_entry(&old, place, keeps_nvme);
             if new.dram_slot != NO_DRAM
                 && let Some(first) = named.insert(new.dram_slot, place)
             {
@@ -244,13 +244,16 @@ impl Plane {
         named
     }
 
-    fn judge_entry(&mut self, old: &EntryValue, keeps_nvme: bool) -> EntryValue {
+    fn judge_entry(&mut self, old: &EntryValue, place: u64, keeps_nvme: bool) -> EntryValue {
         let stride = self.stride_of_class(old.class);
         if stride == 0 || u64::from(old.length) > stride - PAGE_BYTES {
             return EntryValue { dram_slot: NO_DRAM, nvme_slot: NO_NVME, ..*old };
         }
         let claimed =
             old.nvme_slot != NO_NVME && keeps_nvme && self.tier.store.as_mut().is_some_and(|store| store.claim(old.nvme_slot, stride));
+        if claimed {
+            self.tier.note_place(old.nvme_slot, place);
+        }
         EntryValue { nvme_slot: if claimed { old.nvme_slot } else { NO_NVME }, ..*old }
     }
 

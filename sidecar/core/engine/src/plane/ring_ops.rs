@@ -191,7 +191,7 @@ impl Plane {
             None => {
                 let [a, b, c, d, ..] = chunk.fingerprint;
                 let namespace = u32::from_le_bytes([a, b, c, d]);
-                self.insert_entry(&dram_entry(chunk.key, chunk.class, op.slot, op.length, generation, namespace))
+                self.insert_or_displace(&dram_entry(chunk.key, chunk.class, op.slot, op.length, generation, namespace))
             }
         }
     }

@@ -55,6 +55,7 @@ pub(super) struct Counters {
     pub quarantined: [u64; 8],
     pub invalid_ops: [u64; 8],
     pub index_full: u64,
+    pub index_displaced: u64,
     pub duplicates: u64,
     pub io_errors: u64,
 }

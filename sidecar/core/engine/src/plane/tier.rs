@@ -3,7 +3,7 @@
 //! A read lands in a slot marked READING; only after header, whole key, fingerprint and checksum were verified does its entry name the slot. A
 //! chunk that fails is quarantined: its entry forgets NVMe and the header on the device is overwritten before the slot is used again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl Tier {
         self.writing.contains_key(&key)
     }
 
-    fn is_reading(&self, key: Key16) -> bool {
+    pub fn is_reading(&self, key: Key16) -> bool {
         self.reading.contains_key(&key)
     }
 
@@ -116,6 +116,15 @@ impl Tier {
     pub fn sync(&mut self, deadline: Duration) {
         if let Some(store) = &mut self.store {
             store.sync(deadline);
+        }
+    }
+
+    /// The entry at `place` names this slot from now on.
+    pub fn note_place(&mut self, nvme_slot: u64, place: u64) {
+        if nvme_slot != NO_NVME
+            && let Some(store) = &mut self.store
+        {
+            store.note_place(nvme_slot, place);
         }
     }
 
@@ -235,20 +244,22 @@ impl Plane {
         true
     }
 
-    /// Every chunk in the first `max_extents` NVMe extents that these lie in. Walks the whole index: for when extents shall change their class.
+    /// Every chunk in the first `max_extents` NVMe extents that these lie in: for when extents shall change their class. Costs what they hold.
     pub fn nvme_neighbours(&self, keys: &[Key16], max_extents: usize) -> Vec<Key16> {
         let Some(store) = &self.tier.store else { return Vec::new() };
         let slots = keys.iter().filter_map(|key| self.index.find(*key)).map(|(_, value)| value.nvme_slot);
-        let mut extents = HashSet::new();
+        let mut extents = BTreeSet::new();
         for extent in slots.filter_map(|slot| store.extent_of(slot)) {
             if extents.len() < max_extents {
                 extents.insert(extent);
             }
         }
-        let shares =
-            |value: &EntryValue| value.state == LIVE && store.extent_of(value.nvme_slot).is_some_and(|extent| extents.contains(&extent));
-        let entries = (0..self.index.entry_count()).map(|place| self.index.entry(place).copy());
-        entries.filter(shares).map(|value| key_of(&value)).collect()
+        let named = extents.into_iter().flat_map(|extent| store.places_of(extent)).filter_map(|(slot, place)| {
+            // An entry that left stays noted until its slot is used again.
+            let value = self.index.entry(place).copy();
+            (value.state == LIVE && value.nvme_slot == slot).then(|| key_of(&value))
+        });
+        named.collect()
     }
 
     /// How long an I/O may take from now on; zero is refused by the options and ignored here.
