@@ -1,7 +1,7 @@
-"""Engines that stand still inside a step: what was evicted since cannot be recycled before they go on (core, `epoch`).
+"""Engines that stand still inside a step: what was evicted since waits for them, for 5 s at most (core, `epoch`).
 
 An engine is in a step from its first lookup to the end of the same scheduling round, which takes milliseconds. One that was
-stopped there (a debugger, a frozen cgroup) holds up its neighbours in the pod.
+stopped there (a debugger, a frozen cgroup) holds up its neighbours in the pod until the core expels it from that step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Steps:
         self._since: dict[bytes, tuple[int, float]] = {}
 
     def stopped(self, stats: dict[str, Any]) -> list[int]:
-        """Tags of the engines that have been in one step for ten seconds while evicted slots wait; call it every few seconds."""
+        """Tags of the engines that have been in one step for ten seconds while evicted slots wait, or no longer wait for them; call it
+        every few seconds."""
         now = self._clock()
         seen: dict[bytes, tuple[int, float]] = {}
         found: list[int] = []
@@ -32,7 +33,7 @@ class Steps:
             before = self._since.get(name)
             since = before[1] if before is not None and before[0] == epoch else now
             seen[name] = (epoch, since)
-            if stats["recycling_slots"] and now - since >= STOPPED_SECONDS:
+            if (stats["recycling_slots"] or stats.get("engines_expelled")) and now - since >= STOPPED_SECONDS:
                 found.append(engine["tag"])
         self._since = seen
         return found

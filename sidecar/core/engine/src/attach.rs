@@ -259,7 +259,14 @@ impl Attachment {
     /// True when lookups may answer anything but MISS. Judged inside a step, after its fence: a sidecar that drops this incarnation sets the state
     /// first and then looks at the epoch word, so one of the two sees the other.
     fn can_look_up(&self) -> bool {
-        self.in_step && self.keys.is_some() && self.is_ready() && self.index.as_ref().is_some_and(Index::is_current)
+        let is_attached = self.is_ready() && self.index.as_ref().is_some_and(Index::is_current);
+        self.in_step && self.keys.is_some() && is_attached && !self.is_expelled()
+    }
+
+    /// The sidecar waited long enough for this step to end.
+    fn is_expelled(&self) -> bool {
+        let header = self.ctl().header();
+        epoch::is_expelled(&header.active_epoch, &header.expelled_epoch)
     }
 
     /// One answer per key: [`MISS`], [`HIT`] or [`NVME`]. Begins the step if none is open.
@@ -309,7 +316,7 @@ impl Attachment {
         Ok(self.push(keys.len(), |at| Op { key: keys[at], group: group_of(at), aux: deadline_ms, ..Op::of(op::PROMOTE) }))
     }
 
-    /// Pin the slots of keys that are HIT now. None: outside a step, a key is no HIT, or no ticket is free.
+    /// Pin the slots of keys that are HIT now. None: outside a step or in one that took seconds, a key is no HIT, or no ticket is free.
     pub fn take_ticket(&mut self, keys: &[u8]) -> Result<Option<(u64, Vec<u32>)>> {
         self.need_scheduler("take_ticket")?;
         let keys = split_keys(keys)?;
@@ -322,7 +329,15 @@ impl Attachment {
         let (Some(index), Some(map)) = (&self.index, &mut self.keys) else { return Ok(None) };
         let slot_of = |key: &Key36| index.lookup(map.key16(key)).map(|found| found.dram_slot).filter(|slot| *slot != NO_DRAM);
         let Some(slots) = keys.iter().map(slot_of).collect::<Option<Vec<u32>>>() else { return Ok(None) };
-        Ok(self.write_ticket(&slots).map(|id| (id, slots)))
+        let ticket = self.write_ticket(&slots).map(|id| (id, slots));
+        // Stopped since the lookups, perhaps for hours: then the ticket may have come too late to pin anything.
+        match ticket {
+            Some((id, _)) if self.is_expelled() => {
+                self.cancel_ticket(id);
+                Ok(None)
+            }
+            other => Ok(other),
+        }
     }
 
     fn write_ticket(&mut self, slots: &[u32]) -> Option<u64> {

@@ -3,6 +3,10 @@
 //! Engine: `active = global`, fence(SeqCst), lookups, tickets, `active = 0` (Release). Sidecar: unlink, fence(SeqCst), bump global, fence(SeqCst), wait
 //! until `active` is 0 or at least the bumped value, and only then read tickets. Either the sidecar sees the announcement and waits, or the engine's
 //! lookups see the unlinked entry: the two SeqCst fences leave no third case. An idle engine is quiescent (0), so it holds nothing up.
+//!
+//! One that stands still inside a step would hold everything up. It is expelled: the sidecar declares steps of its epoch void, fence(SeqCst), and goes on as
+//! if it had passed. The engine asks after each ticket, behind a fence(SeqCst), whether its step is void and then takes the ticket back: either the
+//! sidecar sees the ticket, or the engine sees that it was expelled.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -31,4 +35,17 @@ pub fn advance(global: &AtomicU64) -> u64 {
 pub fn passed(active: &AtomicU64, epoch: u64) -> bool {
     let seen = active.load(Ordering::Acquire);
     seen == 0 || seen >= epoch
+}
+
+/// Sidecar: declare steps of an epoch before `epoch` void; tickets may be read for the whole truth after this as if their engine had [`passed`].
+pub fn expel(expelled: &AtomicU64, epoch: u64) {
+    expelled.store(epoch, Ordering::Release);
+    fence(Ordering::SeqCst);
+}
+
+/// Engine: true when the step that it is in is void. Ask after a ticket was written, not only before.
+#[inline]
+pub fn is_expelled(active: &AtomicU64, expelled: &AtomicU64) -> bool {
+    fence(Ordering::SeqCst);
+    active.load(Ordering::Relaxed) < expelled.load(Ordering::Acquire)
 }

@@ -9,7 +9,7 @@ use crate::map::SharedCell;
 use crate::seqlock::Entry;
 
 /// The version of everything below. A reader of another version refuses, readably.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// `b"SPWINDX1"` as a little-endian word.
 pub const INDEX_MAGIC: u64 = u64::from_le_bytes(*b"SPWINDX1");
 /// `b"SPWCTRL1"` as a little-endian word.
@@ -149,7 +149,7 @@ layout! {
 
 layout! {
     /// Page 0 of a control file.
-    CtlHeader: 512, {
+    CtlHeader: 576, {
         /// [`CTL_MAGIC`].
         magic: AtomicU64 = 0,
         /// [`ABI`] of the engine's client.
@@ -180,6 +180,10 @@ layout! {
         lease_missed: [AtomicU32; MAX_GROUPS] = 256,
         /// Scheduler: the counters of `COUNTERS`.
         counters: [AtomicU64; 24] = 320,
+        /// Sidecar: steps of an older epoch than this are void: a ticket written in one pins nothing.
+        expelled_epoch: AtomicU64 = 512,
+        /// Zero.
+        pad_expelled: [AtomicU64; 7] = 520,
     }
 }
 

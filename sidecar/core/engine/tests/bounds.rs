@@ -3,11 +3,13 @@
 
 mod plane_kit;
 
-use std::time::Duration;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use plane_kit::*;
+use spillway_engine::attach::{HIT, MISS};
 use spillway_engine::index::IndexShape;
-use spillway_engine::layout::{EXTENT_BYTES, stride_of};
+use spillway_engine::layout::{CtlHeader, EXTENT_BYTES, PAGE_BYTES, stride_of};
 use spillway_engine::plane::{Event, Kind, OpenOptions, Outcome, Plane, TIER_DRAM, TIER_NVME};
 
 const PAYLOAD: usize = 100_000;
@@ -147,4 +149,63 @@ fn neighbours_on_nvme_are_those_of_the_extent_and_no_others() {
     let mut plane = open();
     until(&mut plane, "the scan", |plane, _| plane.is_scan_done());
     check(&plane, 2 * per_extent);
+}
+
+/// An engine stopped between its lookups and its ticket.
+#[test]
+fn one_that_stands_still_in_a_step_stops_no_recycling_for_ever() {
+    let _alone = alone();
+    let folder = folder();
+    let mut plane = Plane::open(options(folder.path())).unwrap();
+    let mut stopped = Engine::attach(&mut plane, folder.path(), 1, PAYLOAD);
+    let mut other = Engine::attach(&mut plane, folder.path(), 2, PAYLOAD);
+    for number in 0..4 {
+        until(&mut plane, "a lease", |plane, _| other.offer(plane, number));
+    }
+    until(&mut plane, "the chunks", |_, _| other.check(3));
+    // One of its tickets is older: that one still pins.
+    stopped.scheduler.begin_step();
+    let (old, slots) = stopped.scheduler.take_ticket(&key(3)).unwrap().unwrap();
+    stopped.scheduler.end_step();
+    let mut answer = [9];
+    stopped.scheduler.lookup(&key(1), &mut answer).unwrap();
+    assert_eq!(answer, [HIT]);
+
+    assert_eq!(plane.evict_dram(&[key16(1), key16(3)]), 2);
+    until(&mut plane, "the recycling", |plane, _| figure(plane, "recycling_slots") == 1);
+    assert_eq!((figure(&plane, "steps_expelled"), figure(&plane, "engines_expelled")), (1, 1));
+    // What is evicted from now on does not wait again, and chunk 0 is there but not for that step.
+    plane.evict_dram(&[key16(2)]);
+    let began = Instant::now();
+    until(&mut plane, "the next recycling", |plane, _| figure(plane, "recycling_slots") == 1);
+    assert!(began.elapsed() < Duration::from_secs(3));
+    assert_eq!(stopped.scheduler.take_ticket(&key(0)).unwrap(), None);
+    stopped.scheduler.lookup(&key(0), &mut answer).unwrap();
+    assert_eq!(answer, [MISS]);
+    stopped.scheduler.end_step();
+
+    // Its next step is as good as any, and the old ticket's bytes are what they were.
+    assert!(stopped.check(0));
+    assert_eq!(figure(&plane, "engines_expelled"), 0);
+    let mut found = vec![0; PAYLOAD];
+    stopped.arena.read_exact_at(&mut found, u64::from(slots[0]) * PAGE_BYTES + PAGE_BYTES).unwrap();
+    assert!(found == payload(3, PAYLOAD));
+    stopped.rank.ack(old).unwrap();
+    until(&mut plane, "the last slot", |plane, _| figure(plane, "recycling_slots") == 0);
+}
+
+#[test]
+fn in_a_void_step_nothing_is_pinned() {
+    let _alone = alone();
+    let folder = folder();
+    let mut plane = Plane::open(options(folder.path())).unwrap();
+    let mut engine = Engine::attach(&mut plane, folder.path(), 1, PAYLOAD);
+    until(&mut plane, "a lease", |plane, _| engine.offer(plane, 1));
+    until(&mut plane, "its chunk", |_, _| engine.check(1));
+    until(&mut plane, "its ticket", |_, _| engine.scheduler.open_tickets() == 0);
+    let file = std::fs::OpenOptions::new().write(true).open(control_path(folder.path(), &[1; 16])).unwrap();
+    let at = CtlHeader::FIELDS.iter().find(|(name, ..)| *name == "expelled_epoch").unwrap().1;
+    file.write_all_at(&u64::MAX.to_le_bytes(), at as u64).unwrap();
+    assert!(!engine.check(1));
+    assert_eq!(engine.scheduler.open_tickets(), 0);
 }

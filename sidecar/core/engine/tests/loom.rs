@@ -51,6 +51,7 @@ struct Pod {
     active: AtomicU64,
     linked: AtomicU32,
     ticket: AtomicU64,
+    expelled: AtomicU64,
     /// 1 once freed: the slot's bytes may change from then on.
     freed: AtomicU32,
 }
@@ -61,6 +62,7 @@ fn pod() -> Arc<Pod> {
         active: AtomicU64::new(0),
         linked: AtomicU32::new(1),
         ticket: AtomicU64::new(0),
+        expelled: AtomicU64::new(0),
         freed: AtomicU32::new(0),
     })
 }
@@ -110,6 +112,41 @@ fn a_ticket_of_an_earlier_step_is_seen_during_a_later_one() {
         let pinned = step(&shared);
         // The next step announces a newer epoch; whoever reads that must see the ticket.
         epoch::begin(&shared.global, &shared.active);
+        sidecar.join().unwrap();
+        assert!(!(pinned && shared.freed.load(Ordering::Acquire) == 1), "freed under a ticket");
+    });
+}
+
+/// As [`evict`], but an engine that is still in a step is put out of it instead of waited for.
+fn evict_and_expel(pod: &Pod) {
+    pod.linked.store(0, Ordering::Relaxed);
+    let epoch = epoch::advance(&pod.global);
+    if !epoch::passed(&pod.active, epoch) {
+        epoch::expel(&pod.expelled, epoch);
+    }
+    if pod.ticket.load(Ordering::Acquire) == 0 {
+        pod.freed.store(1, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_slot_is_not_freed_under_the_ticket_of_an_expelled_engine() {
+    loom::model(|| {
+        let shared = pod();
+        let sidecar = thread::spawn({
+            let shared = shared.clone();
+            move || evict_and_expel(&shared)
+        });
+        epoch::begin(&shared.global, &shared.active);
+        let mut pinned = shared.linked.load(Ordering::Relaxed) == 1;
+        if pinned {
+            shared.ticket.store(7, Ordering::Release);
+            if epoch::is_expelled(&shared.active, &shared.expelled) {
+                shared.ticket.store(0, Ordering::Release);
+                pinned = false;
+            }
+        }
+        epoch::end(&shared.active);
         sidecar.join().unwrap();
         assert!(!(pinned && shared.freed.load(Ordering::Acquire) == 1), "freed under a ticket");
     });

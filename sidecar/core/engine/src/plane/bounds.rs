@@ -11,6 +11,8 @@ impl Plane {
             ("promotions_joined", expected.joined),
             ("promotions_declined", expected.declined),
             ("index_displaced", self.counters.index_displaced),
+            ("steps_expelled", self.counters.steps_expelled),
+            ("engines_expelled", self.engines.iter().flatten().filter(|engine| engine.is_expelled()).count() as u64),
         ]
     }
 }

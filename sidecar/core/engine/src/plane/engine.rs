@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::control::{Ctl, Incarnation, STATE_ACCEPTED, STATE_REFUSED, load_id};
+use crate::epoch;
 use crate::key::KeyMap;
 use crate::layout::*;
 use crate::ring::Op;
@@ -45,6 +46,8 @@ pub struct Engine {
     pub leases: HashSet<u32>,
     /// Open tickets: when each was first seen, nanoseconds.
     pub tickets: HashMap<u64, u64>,
+    /// Steps of an older epoch are void; ours alone, the copy in shared memory is for the engine.
+    pub expelled_epoch: u64,
     /// Since when no process holds a lock byte, nanoseconds.
     pub free_since: Option<u64>,
 }
@@ -68,6 +71,7 @@ impl Engine {
             missed: [0; MAX_GROUPS],
             leases: HashSet::new(),
             tickets: HashMap::new(),
+            expelled_epoch: 0,
             free_since: None,
         };
         engine.resume();
@@ -185,6 +189,23 @@ impl Engine {
     pub fn op_done(&mut self) {
         self.tail = self.tail.wrapping_add(1);
         self.ctl.ring().tail.store(self.tail, Ordering::Release);
+    }
+
+    /// The step that it is in is void.
+    pub fn is_expelled(&self) -> bool {
+        let active = self.ctl.header().active_epoch.load(Ordering::Acquire);
+        active != 0 && active < self.expelled_epoch
+    }
+
+    /// True when it can no longer hold, other than in a ticket, what was unlinked before `epoch`.
+    pub fn has_passed(&self, epoch: u64) -> bool {
+        epoch::passed(&self.ctl.header().active_epoch, epoch) || self.is_expelled()
+    }
+
+    /// Wait no longer for its step to end.
+    pub fn expel(&mut self, epoch: u64) {
+        self.expelled_epoch = epoch;
+        epoch::expel(&self.ctl.header().expelled_epoch, epoch);
     }
 
     /// Operations waiting.

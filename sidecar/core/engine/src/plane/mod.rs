@@ -73,6 +73,8 @@ pub struct Plane {
     unlinked: Vec<u32>,
     /// Under an epoch that not every engine has passed.
     waiting: VecDeque<(u32, u64)>,
+    /// The epoch that the first of these waits for, and since when in nanoseconds.
+    blocked: Option<(u64, u64)>,
     /// Passed; only a ticket can still hold them.
     quiesced: Vec<u32>,
     quarantined: HashSet<u32>,

@@ -135,6 +135,7 @@ impl Plane {
             resident: HashMap::new(),
             unlinked: Vec::new(),
             waiting: Default::default(),
+            blocked: None,
             quiesced: Vec::new(),
             quarantined: Default::default(),
             gauges: Gauges::default(),

@@ -1,6 +1,7 @@
 //! Eviction from DRAM: unlink now, free when no engine can hold the slot. The protocol is [`crate::epoch`]'s.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use crate::arena::{Slot, SlotState};
 use crate::clock;
@@ -10,6 +11,9 @@ use crate::layout::NO_DRAM;
 use crate::seqlock::EntryValue;
 
 use super::Plane;
+
+/// A step takes milliseconds. Whoever stands still in one for so long, stopped by a debugger or in a frozen cgroup, keeps no slots from the others.
+const STEP_MAX_NS: u64 = 5_000_000_000;
 
 impl Plane {
     /// Unlink chunks from DRAM; the number accepted. Refused: unknown, not in DRAM, being written to NVMe.
@@ -50,7 +54,7 @@ impl Plane {
     pub(super) fn recycle(&mut self) {
         self.seal_unlinked();
         while let Some((slot, epoch)) = self.waiting.front().copied() {
-            if !self.all_passed(epoch) {
+            if !self.all_passed(epoch) && !self.expel_late(epoch) {
                 break;
             }
             self.waiting.pop_front();
@@ -71,7 +75,28 @@ impl Plane {
     /// A refused or dying engine counts like any other until its processes are gone; one that truncated its control file cannot be asked.
     fn all_passed(&self, epoch: u64) -> bool {
         let mut asked = self.engines.iter().flatten().filter(|engine| !engine.is_poisoned());
-        asked.all(|engine| epoch::passed(&engine.ctl.header().active_epoch, epoch))
+        asked.all(|engine| engine.has_passed(epoch))
+    }
+
+    /// True when slots have waited for this epoch for so long that whoever is still in an older step was put out of it.
+    fn expel_late(&mut self, epoch: u64) -> bool {
+        let now_ns = clock::now_ns();
+        let since_ns = match self.blocked {
+            Some((blocked, since_ns)) if blocked == epoch => since_ns,
+            _ => {
+                self.blocked = Some((epoch, now_ns));
+                return false;
+            }
+        };
+        if now_ns.saturating_sub(since_ns) < STEP_MAX_NS {
+            return false;
+        }
+        let global = self.index.header().global_epoch.load(Ordering::Relaxed);
+        for engine in self.engines.iter_mut().flatten().filter(|engine| !engine.has_passed(epoch)) {
+            engine.expel(global);
+            self.counters.steps_expelled += 1;
+        }
+        true
     }
 
     pub(super) fn pinned_slots(&self) -> HashSet<u32> {

@@ -56,6 +56,7 @@ pub(super) struct Counters {
     pub invalid_ops: [u64; 8],
     pub index_full: u64,
     pub index_displaced: u64,
+    pub steps_expelled: u64,
     pub duplicates: u64,
     pub io_errors: u64,
 }
