@@ -12,7 +12,7 @@ PY := $(RUN) python
 PARTS ?=
 PYTHON ?= python3
 
-.PHONY: help setup lint generate test test-unit test-rust test-engine test-gpu test-matrix test-soak judge-vllm test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-rust test-engine test-gpu test-matrix test-soak judge-vllm test-fuzz test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -49,6 +49,9 @@ test-soak: setup ## The fuzz of KV tokens on a real engine with a dying daemon, 
 
 judge-vllm: setup ## vLLM's own tests of its offloading connector, of every minor that is entered, on Spillway's; fetched, not committed
 	@bash tests/vllm/setup.sh && PYTHONPATH=. $(PY) tests/judge/run.py
+
+test-fuzz: setup ## What engines can write, at random, under the address sanitizer: SPILLWAY_FUZZ_SECONDS (600)
+	@bash tools/fuzz_plane.sh
 
 test-e2e: setup ## The end-to-end on a real Kubernetes with a real vLLM
 	@$(PY) tools/test_parts.py e2e

@@ -11,6 +11,7 @@ impl Plane {
             ("promotions_joined", expected.joined),
             ("promotions_declined", expected.declined),
             ("index_displaced", self.counters.index_displaced),
+            ("panics_contained", self.counters.panics_contained),
             ("steps_expelled", self.counters.steps_expelled),
             ("engines_expelled", self.engines.iter().flatten().filter(|engine| engine.is_expelled()).count() as u64),
         ]

@@ -34,6 +34,8 @@ pub struct Engine {
     pub n_ranks: usize,
     pub n_groups: usize,
     pub refused: bool,
+    /// Serving it panicked: nothing of it is looked at but its tickets' slots and its locks.
+    pub faulted: bool,
     pub ready: bool,
     /// A group without bytes is None.
     pub groups: Vec<Option<Group>>,
@@ -62,6 +64,7 @@ impl Engine {
             n_ranks,
             n_groups,
             refused: false,
+            faulted: false,
             ready: false,
             groups: vec![None; n_groups],
             keys: None,

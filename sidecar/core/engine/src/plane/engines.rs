@@ -100,15 +100,19 @@ impl Plane {
     /// Publish the geometry of every engine whose ranks have all declared.
     pub(super) fn settle_geometry(&mut self) {
         for tag in 0..self.engines.len() {
-            let Some(engine) = &self.engines[tag] else { continue };
-            if engine.ready || engine.refused || engine.is_poisoned() {
-                continue;
-            }
-            let Some(slices) = engine.declared() else { continue };
-            match self.groups_of(&slices) {
-                Ok(groups) => self.make_ready(tag, &slices, groups),
-                Err(Refusal(reason)) => self.refuse(tag, reason),
-            }
+            self.contained(tag, (), |plane| plane.settle_geometry_of(tag));
+        }
+    }
+
+    fn settle_geometry_of(&mut self, tag: usize) {
+        let Some(engine) = &self.engines[tag] else { return };
+        if engine.ready || engine.refused || engine.is_poisoned() {
+            return;
+        }
+        let Some(slices) = engine.declared() else { return };
+        match self.groups_of(&slices) {
+            Ok(groups) => self.make_ready(tag, &slices, groups),
+            Err(Refusal(reason)) => self.refuse(tag, reason),
         }
     }
 
@@ -148,19 +152,23 @@ impl Plane {
     /// Report what engines took and missed; counted ticket releases.
     pub(super) fn serve_tickets_and_leases(&mut self) {
         for tag in 0..self.engines.len() {
-            let Some(engine) = self.engines[tag].as_mut() else { continue };
-            if engine.is_poisoned() {
-                continue;
-            }
-            let released = engine.release_tickets();
-            let wanted = if engine.ready && !engine.refused { engine.wanted() } else { Vec::new() };
-            for slot in released {
-                let bytes = self.resident.get(&slot).copied().unwrap_or(0);
-                self.counters.hop(super::Hop::ArenaToEngine, bytes.into(), 0);
-            }
-            for (group, count) in wanted {
-                self.emit(Event::of(Kind::LeaseWanted, tag as i64, group as i64, count as i64));
-            }
+            self.contained(tag, (), |plane| plane.serve_tickets_and_leases_of(tag));
+        }
+    }
+
+    fn serve_tickets_and_leases_of(&mut self, tag: usize) {
+        let Some(engine) = self.engines[tag].as_mut() else { return };
+        if engine.is_poisoned() || engine.faulted {
+            return;
+        }
+        let released = engine.release_tickets();
+        let wanted = if engine.ready && !engine.refused { engine.wanted() } else { Vec::new() };
+        for slot in released {
+            let bytes = self.resident.get(&slot).copied().unwrap_or(0);
+            self.counters.hop(super::Hop::ArenaToEngine, bytes.into(), 0);
+        }
+        for (group, count) in wanted {
+            self.emit(Event::of(Kind::LeaseWanted, tag as i64, group as i64, count as i64));
         }
     }
 

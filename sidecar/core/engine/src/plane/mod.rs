@@ -6,6 +6,7 @@
 //! In each case the entry is the commit point, and `open` brings the slot's state in line with it.
 
 mod bounds;
+mod contain;
 mod displace;
 mod engine;
 mod engines;

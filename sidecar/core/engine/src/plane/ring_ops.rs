@@ -44,6 +44,10 @@ impl Plane {
 
     /// Serve at most `max_ops` of one engine.
     pub(super) fn serve_ring(&mut self, tag: usize, max_ops: usize) -> bool {
+        self.contained(tag, false, |plane| plane.serve_operations(tag, max_ops))
+    }
+
+    fn serve_operations(&mut self, tag: usize, max_ops: usize) -> bool {
         let mut bytes = 0;
         for _ in 0..max_ops {
             if bytes >= BYTES_PER_PASS || self.events.len() - self.adopted_left >= MAX_EVENTS_WAITING {

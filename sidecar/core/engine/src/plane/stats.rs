@@ -57,6 +57,7 @@ pub(super) struct Counters {
     pub index_full: u64,
     pub index_displaced: u64,
     pub steps_expelled: u64,
+    pub panics_contained: u64,
     pub duplicates: u64,
     pub io_errors: u64,
 }
