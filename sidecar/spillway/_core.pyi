@@ -7,7 +7,7 @@ which also covers the fingerprint. Slots are int32, native byte order: byte offs
 Source of every layout: docs/formats.md.
 """
 
-from typing import Any, Final, final
+from typing import Final, TypeAlias, final
 
 __all__ = [
     "ABI",
@@ -27,22 +27,6 @@ __all__ = [
     "COUNT_RING_FULL",
     "COUNT_STORED_CHUNKS",
     "COUNT_STORE_DECLINED",
-    "EV_ADOPTED",
-    "EV_ENGINE_ATTACHED",
-    "EV_ENGINE_DEAD",
-    "EV_ENGINE_READY",
-    "EV_ENGINE_REFUSED",
-    "EV_FREED",
-    "EV_INSERTED",
-    "EV_LEASE_WANTED",
-    "EV_NVME_STATE",
-    "EV_PROMOTE",
-    "EV_QUARANTINED",
-    "EV_READ",
-    "EV_SCANNED",
-    "EV_SCAN_DONE",
-    "EV_USED",
-    "EV_WRITTEN",
     "EXTENT_BYTES",
     "HEADER_BYTES",
     "HIT",
@@ -79,14 +63,39 @@ __all__ = [
     "TIER_DRAM",
     "TIER_NVME",
     "AbiMismatch",
+    "Adopted",
     "AttachError",
     "Attachment",
+    "ClassRoom",
     "CoreError",
+    "EngineAttached",
+    "EngineDead",
+    "EngineReady",
+    "EngineRefused",
+    "EngineStats",
+    "Event",
+    "Freed",
+    "Inserted",
+    "LeaseAccount",
+    "LeaseWanted",
     "NvmeOptions",
+    "NvmeReport",
+    "NvmeState",
+    "NvmeStats",
     "Plane",
     "PlaneBusy",
     "PlaneError",
+    "Promote",
+    "Quarantined",
+    "Read",
+    "Report",
+    "ScanDone",
+    "Scanned",
     "SidecarAbsent",
+    "Stats",
+    "TierStats",
+    "Used",
+    "Written",
     "__version__",
 ]
 
@@ -132,24 +141,153 @@ COUNT_LOADED_NVME_TOKENS: Final[int]
 COUNT_LOADED_OTHER_TOKENS: Final[int]
 COUNTER_NAMES: Final[tuple[str, ...]]  # index -> name, the keys of stats()["engines"][i]["counters"]
 
-# Events of Plane.poll: (kind, key16, a, b, c). Unused places are b"" and 0.
-EV_INSERTED: Final[int]  # key16, class, stride, tag: a published chunk is HIT from now on
-EV_PROMOTE: Final[int]  # key16, class, tag, deadline_ms: an engine wants this NVMe chunk; answer with Plane.read
-EV_READ: Final[int]  # key16, outcome, class, nanoseconds: a read ended; OUT_OK means HIT from now on
-EV_WRITTEN: Final[int]  # key16, outcome, class, 0: a write ended
-EV_USED: Final[int]  # key16, tier bits, tag, 0: an engine used this chunk (a request's keys come suffix first)
-EV_LEASE_WANTED: Final[int]  # tag, group, count: slots taken plus slots asked for in vain since the last such event
-EV_FREED: Final[int]  # class, count, 0: DRAM slots are free again
-EV_ENGINE_ATTACHED: Final[int]  # tag, ranks, groups
-EV_ENGINE_READY: Final[int]  # tag, ranks, groups: geometry is known; grant leases now
-EV_ENGINE_DEAD: Final[int]  # tag, leases returned, tickets returned
-EV_SCANNED: Final[int]  # key16, class, stride, generation: found on NVMe after a start
-EV_SCAN_DONE: Final[int]  # chunks found, slots in fault, 0
-EV_QUARANTINED: Final[int]  # key16 (b"" if unknown), outcome code, tier bit, 0
-EV_NVME_STATE: Final[int]  # NVME_* state, 0, 0; the reason is in stats()["nvme"]
-# key16, class, tier bits, last_use: survived in the index; given once after open, least recent first
-EV_ADOPTED: Final[int]
-EV_ENGINE_REFUSED: Final[int]  # tag, REFUSED_* reason, 0
+# What `Plane.poll` gives: one class per kind. key: 16 bytes; class_id: the slot class; tag: the engine's number; tiers and
+# tier: TIER_* bits; outcome: OUT_*.
+
+@final
+class Inserted:
+    """A published chunk is HIT from now on."""
+
+    key: Final[bytes]
+    class_id: Final[int]
+    tag: Final[int]
+
+@final
+class Promote:
+    """An engine wants an NVMe chunk in DRAM, deadline_ms from now at the latest."""
+
+    key: Final[bytes]
+    class_id: Final[int]
+    tag: Final[int]
+    deadline_ms: Final[int]
+
+@final
+class Read:
+    """A read NVMe -> DRAM ended; after OUT_OK the chunk is HIT."""
+
+    key: Final[bytes]
+    class_id: Final[int]
+    outcome: Final[int]
+    took_ns: Final[int]
+
+@final
+class Written:
+    """A write DRAM -> NVMe ended."""
+
+    key: Final[bytes]
+    class_id: Final[int]
+    outcome: Final[int]
+
+@final
+class Used:
+    """A chunk was used; tiers: where it lay."""
+
+    key: Final[bytes]
+    tag: Final[int]
+    tiers: Final[int]
+
+@final
+class LeaseWanted:
+    """An engine took, or missed, count slots of a group since the last such event."""
+
+    tag: Final[int]
+    group: Final[int]
+    count: Final[int]
+
+@final
+class Freed:
+    """count DRAM slots of a class are free again."""
+
+    class_id: Final[int]
+    count: Final[int]
+
+@final
+class EngineAttached:
+    """An incarnation was accepted."""
+
+    tag: Final[int]
+    ranks: Final[int]
+    groups: Final[int]
+
+@final
+class EngineReady:
+    """Its geometry is known; grant leases now."""
+
+    tag: Final[int]
+    ranks: Final[int]
+    groups: Final[int]
+
+@final
+class EngineDead:
+    """It is dead; so many leases and tickets are back."""
+
+    tag: Final[int]
+    leases: Final[int]
+    tickets: Final[int]
+
+@final
+class EngineRefused:
+    """An incarnation was refused (REFUSED_*); one that never got a number has no tag."""
+
+    tag: Final[int | None]
+    reason: Final[int]
+
+@final
+class Scanned:
+    """A chunk was found on NVMe after a start."""
+
+    key: Final[bytes]
+    class_id: Final[int]
+    generation: Final[int]
+
+@final
+class ScanDone:
+    """The scan is over: chunks found, slots in fault."""
+
+    chunks: Final[int]
+    faults: Final[int]
+
+@final
+class Quarantined:
+    """A chunk was found damaged in one tier; None: its header does not say which."""
+
+    key: Final[bytes | None]
+    outcome: Final[int]
+    tier: Final[int]
+
+@final
+class NvmeState:
+    """The NVMe tier is in this NVME_* state now; the reason is in the stats."""
+
+    state: Final[int]
+
+@final
+class Adopted:
+    """A chunk survived in the index; told once after open, least recently used first."""
+
+    key: Final[bytes]
+    class_id: Final[int]
+    tiers: Final[int]
+    last_use: Final[int]
+
+Event: TypeAlias = (
+    Inserted
+    | Promote
+    | Read
+    | Written
+    | Used
+    | LeaseWanted
+    | Freed
+    | EngineAttached
+    | EngineReady
+    | EngineDead
+    | EngineRefused
+    | Scanned
+    | ScanDone
+    | Quarantined
+    | NvmeState
+    | Adopted
+)
 
 TIER_DRAM: Final[int]  # 1, bit
 TIER_NVME: Final[int]  # 2, bit
@@ -210,6 +348,136 @@ class NvmeOptions:
     ) -> NvmeOptions: ...
 
 @final
+class NvmeReport:
+    """The NVMe tier as open found it: NVME_* state, a stable reason and a sentence when it is off or slower than asked."""
+
+    state: Final[int]
+    reason: Final[str]
+    message: Final[str]
+    slot_number: Final[int]
+    direct: Final[bool]
+    adopted: Final[bool]
+    rung: Final[str]
+    store_id: Final[bytes]
+    capacity_bytes: Final[int]
+
+@final
+class Report:
+    """What open found. entries: the index's capacity; reason: why a predecessor's files were not adopted."""
+
+    abi: Final[int]
+    adopted: Final[bool]
+    reason: Final[str]
+    arena_bytes_asked: Final[int]
+    arena_bytes: Final[int]
+    entries: Final[int]
+    adopted_chunks: Final[int]
+    repaired_entries: Final[int]
+    quarantined_slots: Final[int]
+    requeued_slots: Final[int]
+    engines_kept: Final[int]
+    nvme: Final[NvmeReport]
+
+@final
+class TierStats:
+    """One tier's figures; bytes is payload."""
+
+    chunks: Final[int]
+    bytes: Final[int]
+    capacity_bytes: Final[int]
+    slots_free: Final[int]
+    slots_total: Final[int]
+
+@final
+class NvmeStats:
+    """The NVMe tier now."""
+
+    state: Final[int]
+    reason: Final[str]
+    direct: Final[bool]
+    rung: Final[str]
+    scan_done: Final[bool]
+    late_ios: Final[int]
+    breaker_openings: Final[int]
+
+@final
+class EngineStats:
+    """One incarnation's figures. state: STATE_*; step_epoch: 0 outside a step."""
+
+    tag: Final[int]
+    incarnation: Final[bytes]
+    state: Final[int]
+    ranks: Final[int]
+    groups: Final[int]
+    ready: Final[bool]
+    alive: Final[bool]
+    leases: Final[int]
+    tickets: Final[int]
+    ring_depth: Final[int]
+    step_epoch: Final[int]
+    fingerprint: Final[bytes | None]
+    counters: Final[dict[str, int]]
+
+@final
+class Stats:
+    """Counters since open and gauges of now.
+
+    hop_bytes: payload by hop (engine_to_arena, arena_to_engine, arena_to_nvme, nvme_to_arena); overhead_bytes: headers and
+    padding by hop. tiers: by "dram" and "nvme". quarantined: by outcome. invalid_ops: by reason.
+    promotions_*: chunks that engines wait for from NVMe now, asks that joined another's, asks of engines that wait for too much.
+    engines_expelled: engines that are in a step now that was declared void."""
+
+    hop_bytes: Final[dict[str, int]]
+    overhead_bytes: Final[dict[str, int]]
+    tiers: Final[dict[str, TierStats]]
+    quarantined: Final[dict[str, int]]
+    invalid_ops: Final[dict[str, int]]
+    index_full: Final[int]
+    promotions_waiting: Final[int]
+    promotions_joined: Final[int]
+    promotions_declined: Final[int]
+    index_displaced: Final[int]
+    panics_contained: Final[int]
+    steps_expelled: Final[int]
+    engines_expelled: Final[int]
+    duplicates: Final[int]
+    io_errors: Final[int]
+    leases_out: Final[int]
+    open_tickets: Final[int]
+    oldest_ticket_seconds: Final[float]
+    pinned_slots: Final[int]
+    recycling_slots: Final[int]
+    quarantined_slots: Final[int]
+    reads_in_flight: Final[int]
+    writes_in_flight: Final[int]
+    faulted_bytes: Final[int]
+    entries: Final[int]
+    arena_poisoned: Final[bool]
+    fault_error: Final[str | None]
+    nvme: Final[NvmeStats]
+    engines: Final[list[EngineStats]]
+
+@final
+class ClassRoom:
+    """Slots of one class in both tiers, those of extents that it could still draw included. Without a tier: 0."""
+
+    class_id: Final[int]
+    stride_bytes: Final[int]
+    dram_free: Final[int]
+    dram_total: Final[int]
+    nvme_free: Final[int]
+    nvme_total: Final[int]
+
+@final
+class LeaseAccount:
+    """A group that can be granted to. idle: slots granted and not taken yet, at most MAX_GRANTED."""
+
+    tag: Final[int]
+    group: Final[int]
+    class_id: Final[int]
+    idle: Final[int]
+
+@final
 class Plane:
     """The sidecar's side. One owner thread; every method but close raises PlaneError after close."""
 
@@ -231,33 +499,28 @@ class Plane:
         Raises PlaneBusy, PlaneError.
         """
 
-    def report(self) -> dict[str, Any]:
-        """What open found: abi, adopted (bool), reason (why not), arena_bytes_asked, arena_bytes, entries (capacity),
-        adopted_chunks, repaired_entries,
-        quarantined_slots, requeued_slots, engines_kept, and nvme: {state, reason, message, slot_number, direct,
-        adopted, rung, store_id, capacity_bytes}."""
+    def report(self) -> Report:
+        """What open found."""
 
-    def poll(self, timeout_ms: int, max_events: int = 1024) -> list[tuple[int, bytes, int, int, int]]:
+    def poll(self, timeout_ms: int, max_events: int = 1024) -> list[Event]:
         """Do the plane's work, wait at most timeout_ms for more, return events in order.
 
         Releases the GIL. Call it at least every 200 ms: it also beats the heart, watches liveness and recycles.
         """
 
-    def grant(self, tag: int, group: int, count: int) -> int:
-        """Lease up to count free slots to an engine; the number granted."""
+    def grant(self, grants: list[tuple[int, int, int]]) -> list[int]:
+        """Lease free slots to engines, each (tag, group, at most so many); the numbers granted."""
 
-    def lease_account(self, tag: int, group: int) -> tuple[int, int] | None:
-        """(class, slots granted and not taken yet); None for a group that cannot be granted to, now or any more."""
+    def lease_accounts(self) -> list[LeaseAccount]:
+        """Every group that can be granted to now: one with bytes, of an engine that is ready and was not refused."""
 
-    def evict_dram(self, keys: list[bytes]) -> int:
-        """Unlink chunks from DRAM (a copy on NVMe stays); the number accepted. EV_FREED follows once no reader can
-        hold the slot.
+    def evict_dram(self, keys: list[bytes]) -> list[bool]:
+        """Unlink chunks from DRAM (a copy on NVMe stays). Freed follows once no reader can hold the slots.
 
-        Refused: unknown, not in DRAM, being written to NVMe."""
+        False: unknown, not in DRAM, being written to NVMe."""
 
-    def evict_nvme(self, keys: list[bytes]) -> int:
-        """Forget chunks on NVMe (a copy in DRAM stays); the number accepted. Refused: unknown, not there, being read
-        or written."""
+    def evict_nvme(self, keys: list[bytes]) -> list[bool]:
+        """Forget chunks on NVMe (a copy in DRAM stays). False: unknown, not there, being read or written."""
 
     def nvme_neighbours(self, keys: list[bytes], max_extents: int) -> list[bytes]:
         """Every chunk in the first max_extents NVMe extents that these keys lie in, in no order. Walks the whole index
@@ -267,12 +530,12 @@ class Plane:
         """How long an I/O submitted from now on may take. Without a tier, or for 0, nothing happens."""
 
     def write(self, keys: list[bytes]) -> list[bool]:
-        """Start writing chunks DRAM -> NVMe; EV_WRITTEN follows for each True.
+        """Start writing chunks DRAM -> NVMe; Written follows for each True.
 
         False: not in DRAM, already there or on its way, no NVMe slot of its class free, tier not usable."""
 
     def read(self, keys: list[bytes]) -> list[bool]:
-        """Start promoting chunks NVMe -> DRAM; EV_READ follows for each True (a key already on its way is True again,
+        """Start promoting chunks NVMe -> DRAM; Read follows for each True (a key already on its way is True again,
         with one event).
 
         False: no free DRAM slot, already in DRAM, gone, tier not usable."""
@@ -280,32 +543,11 @@ class Plane:
     def tiers(self, keys: list[bytes]) -> bytes:
         """One byte per key: tier bits, 0 when unknown."""
 
-    def free_slots(self, class_id: int) -> int:
-        """DRAM slots that a lease or a read of this class can get now, extents it could still draw included."""
+    def room(self) -> list[ClassRoom]:
+        """The room of every slot class known."""
 
-    def total_slots(self, class_id: int) -> int:
-        """DRAM slots this class has plus those of the extents it could still draw."""
-
-    def classes(self) -> list[tuple[int, int]]:
-        """(class id, stride in bytes) of every slot class known."""
-
-    def nvme_slots(self, class_id: int) -> tuple[int, int]:
-        """(free, total) NVMe slots of this class, counted like the DRAM ones; (0, 0) without the tier."""
-
-    def stats(self) -> dict[str, Any]:
-        """Counters since open and gauges:
-
-        hop_bytes {engine_to_arena, arena_to_engine, arena_to_nvme, nvme_to_arena} (payload only), overhead_bytes
-        (same keys: headers and padding),
-        tiers {dram: {chunks, bytes, capacity_bytes, slots_free, slots_total}, nvme: {...}}, quarantined {outcome
-        name: n}, invalid_ops {name: n},
-        index_full, leases_out, pinned_slots, open_tickets, oldest_ticket_seconds, recycling_slots, quarantined_slots,
-        reads_in_flight, writes_in_flight,
-        io_errors, faulted_bytes, arena_poisoned, duplicates, nvme {state, reason, direct, rung, scan_done,
-        late_ios, breaker_openings},
-        engines [{tag, incarnation, state, ranks, groups, ready, alive, leases, tickets, ring_depth, step_epoch, fingerprint,
-        counters {name: n}}].
-        """
+    def stats(self) -> Stats:
+        """Counters since open and gauges of now."""
 
     def flush(self, deadline_seconds: float) -> int:
         """Wait for writes in flight and make them durable; the number that did not end in time. Releases the GIL.

@@ -203,7 +203,7 @@ def test_chunks_come_back_from_nvme_into_a_gpu(
     (shm / "nvme").symlink_to(tmp_path)
     pod = Pod(shm, nvme=options(512), arena_mib=256)
     try:
-        pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+        pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
         engine = pod.attach([[caches.chunk_bytes]])
         arena = Arena(str(shm / "arena/arena"), 256 * MIB)
         copier = make_copier()
@@ -217,9 +217,9 @@ def test_chunks_come_back_from_nvme_into_a_gpu(
         pod.until("publication", lambda: pod.lookup(engine, numbers) == bytes([_core.HIT]) * count)
         keys = [pod.key16(number) for number in numbers]
         assert pod.plane.write(keys) == [True] * count
-        pod.until("the writes", lambda: len(pod.seen(_core.EV_WRITTEN)) == count)
-        assert pod.plane.evict_dram(keys) == count
-        pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
+        pod.until("the writes", lambda: len(pod.seen(_core.Written)) == count)
+        assert all(pod.plane.evict_dram(keys))
+        pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
         promote(pod, engine, numbers)
         ticket, found = pod.pin(engine, numbers)
         until_over(load(copier, caches.runs(arena, target, list(found), HEADER_BYTES)), "the load")

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
@@ -113,7 +112,7 @@ class Sidecar:
         Returns early when the plane should be opened again: this pod may have started while its predecessor, which is
         ending, still held the only slot of the disk.
         """
-        log.info("the plane is open", adopted=self._report["adopted"], bytes=self._report["arena_bytes"])
+        log.info("the plane is open", adopted=self._report.adopted, bytes=self._report.arena_bytes)
         look_at = 0.0
         while not stop.is_set():
             self._loop.turn()
@@ -122,7 +121,7 @@ class Sidecar:
                 continue
             stats = self._publish()
             if is_due:
-                if stats["arena_poisoned"]:
+                if stats.arena_poisoned:
                     # Only a new process can map a whole arena again; the supervisor starts one.
                     log.error("an engine truncated the arena; the daemon ends so that its successor makes a new one")
                     self._plane.close()
@@ -143,23 +142,23 @@ class Sidecar:
 
     def _slot_came_free(self) -> bool:
         nvme = self._config.nvme
-        if nvme is None or self._report["nvme"]["reason"] != "no_free_slot":
+        if nvme is None or self._report.nvme.reason != "no_free_slot":
             return False
         return has_free_slot(root() / "nvme", nvme.slots)
 
     def _engine_lives(self) -> bool:
         """Whether some engine is still attached: then this process is replaced, and its successor keeps everything."""
         end = time.monotonic() + DEATH_NOTICE_SECONDS
-        while any(engine["alive"] for engine in self._plane.stats()["engines"]):
+        while any(engine.alive for engine in self._plane.stats().engines):
             if time.monotonic() >= end:
                 return True
             self._loop.turn(timeout_ms=50)
         return False
 
-    def _publish(self) -> dict[str, Any]:
+    def _publish(self) -> _core.Stats:
         """Give others a snapshot, say what is new in it, and return the stats that it holds."""
         stats = self._plane.stats()
-        self._lookups.observe(stats["engines"])
+        self._lookups.observe(stats.engines)
         refusal, stopped = read_refusal(root()), self._steps.stopped(stats)
         conditions = [*self._fixed, *find_conditions(self._config, self._report, stats, refusal, stopped)]
         for condition in conditions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from spillway import _core
 from spillway.config import SidecarConfig
@@ -30,8 +29,8 @@ def degraded(reason: str, message: str) -> SidecarCondition:
 
 def find_conditions(
     config: SidecarConfig,
-    report: dict[str, Any],
-    stats: dict[str, Any],
+    report: _core.Report,
+    stats: _core.Stats,
     refusal: str = "",
     stopped: Sequence[int] = (),
 ) -> list[SidecarCondition]:
@@ -39,7 +38,7 @@ def find_conditions(
 
     refusal: why an engine goes without us, in its words. stopped: tags of engines that stand still inside a step.
     """
-    found = [*_nvme(config, report["nvme"], stats["nvme"]), *_arena(report, stats)]
+    found = [*_nvme(config, report.nvme, stats.nvme), *_arena(report, stats)]
     if refusal:
         found.append(degraded("EngineNeverAttached", f"the engine goes without Spillway: {refusal}"))
     if stopped:
@@ -50,7 +49,7 @@ def find_conditions(
                 f"engine {tags} stands still inside a step, and what was evicted since cannot be used again: resume or end it",
             )
         )
-    refused = [engine for engine in stats["engines"] if engine["state"] == _core.STATE_REFUSED]
+    refused = [engine for engine in stats.engines if engine.state == _core.STATE_REFUSED]
     if refused:
         found.append(
             degraded("EngineRefused", "an engine's control file was refused; it runs cold until its container restarts")
@@ -58,18 +57,16 @@ def find_conditions(
     return found
 
 
-def _nvme(config: SidecarConfig, opened: dict[str, Any], now: dict[str, Any]) -> list[SidecarCondition]:
+def _nvme(config: SidecarConfig, opened: _core.NvmeReport, now: _core.NvmeStats) -> list[SidecarCondition]:
     if config.nvme is None:
         return []
-    if opened["state"] == _core.NVME_OFF:
-        reason = NVME_REASONS.get(opened["reason"], "NvmeOff")
-        return [_storage(reason, f"{opened['message'] or opened['reason']}; DRAM goes on without the NVMe tier")]
-    if now["state"] == _core.NVME_BROKEN:
-        return [_storage("NvmeBreakerOpen", f"{now['reason']}; probing re-admits the tier")]
-    if not opened["direct"] and config.nvme.direct == "Auto":
-        return [
-            degraded("DirectIoUnavailable", f"reads and writes are buffered: {opened['message'] or opened['reason']}")
-        ]
+    if opened.state == _core.NVME_OFF:
+        reason = NVME_REASONS.get(opened.reason, "NvmeOff")
+        return [_storage(reason, f"{opened.message or opened.reason}; DRAM goes on without the NVMe tier")]
+    if now.state == _core.NVME_BROKEN:
+        return [_storage("NvmeBreakerOpen", f"{now.reason}; probing re-admits the tier")]
+    if not opened.direct and config.nvme.direct == "Auto":
+        return [degraded("DirectIoUnavailable", f"reads and writes are buffered: {opened.message or opened.reason}")]
     return []
 
 
@@ -77,12 +74,12 @@ def _storage(reason: str, message: str) -> SidecarCondition:
     return SidecarCondition(type="StorageProvisioned", status="False", reason=reason, message=message)
 
 
-def _arena(report: dict[str, Any], stats: dict[str, Any]) -> list[SidecarCondition]:
+def _arena(report: _core.Report, stats: _core.Stats) -> list[SidecarCondition]:
     found = []
-    asked, got = report["arena_bytes_asked"], report["arena_bytes"]
+    asked, got = report.arena_bytes_asked, report.arena_bytes
     # The arena is whole extents of 64 MiB; less than one below what was asked for is rounding.
     if asked - got >= _core.EXTENT_BYTES:
         found.append(degraded("ArenaSmallerThanAsked", f"the memory volume holds {got} of {asked} bytes"))
-    if stats["fault_error"]:
-        found.append(degraded("ArenaSmallerThanAsked", f"the arena cannot be backed by memory: {stats['fault_error']}"))
+    if stats.fault_error:
+        found.append(degraded("ArenaSmallerThanAsked", f"the arena cannot be backed by memory: {stats.fault_error}"))
     return found

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
+
+from spillway import _core
 
 FILE_NAME: Final = "engine-totals.json"
 
@@ -27,9 +30,9 @@ class Lookups:
         self._ended: Counter[str] = Counter()
         self._load()
 
-    def observe(self, engines: list[dict[str, Any]]) -> None:
+    def observe(self, engines: Sequence[_core.EngineStats]) -> None:
         """Take the counters of the engines that `Plane.stats` tells of; those it tells of no more have ended."""
-        now = {engine["incarnation"].hex(): Counter(engine["counters"]) for engine in engines}
+        now = {engine.incarnation.hex(): Counter(engine.counters) for engine in engines}
         if now == self._last:
             return
         for incarnation in self._last.keys() - now.keys():

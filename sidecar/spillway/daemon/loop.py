@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
+from typing import assert_never
 
 from spillway import _core
 from spillway.daemon.write_through import WriteThrough
@@ -18,8 +19,6 @@ IDLE_LEASE_SHARE, IDLE_LEASE_MIN = 8, 2
 PROMOTION_SHARE = 2
 # A flush that has nothing in flight for so long waits for room that does not come.
 FLUSH_STALL_SECONDS = 1.0
-
-Event = tuple[int, bytes, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,16 @@ class Loop:
     def __init__(self, plane: _core.Plane) -> None:
         self._plane = plane
         self._dram = Recency()
-        self._arena_bytes = int(plane.report()["arena_bytes"])
+        self._arena_bytes = plane.report().arena_bytes
         self._write_through = WriteThrough(plane)
-        # (tag, group) of everyone who leases.
-        self._lessees: set[tuple[int, int]] = set()
+        self._look_at_room()
         self._promotions: deque[Promotion] = deque()
         # By class. Keys and not a count: requests that share a prefix promote one chunk several times, and it is read once.
         self._reading: defaultdict[int, set[bytes]] = defaultdict(set)
         self._leaving: Counter[int] = Counter()
         self.unwritten_evictions = 0
         self._dram_evictions = 0
-        self.engines_attached_ever = len(plane.stats()["engines"])
+        self.engines_attached_ever = len(plane.stats().engines)
 
     @property
     def evicted(self) -> dict[str, int]:
@@ -58,6 +56,7 @@ class Loop:
         """Wait for events, at most `timeout_ms`, and answer them."""
         for event in self._plane.poll(timeout_ms):
             self._take(event)
+        self._look_at_room()
         self._promote()
         self._make_room()
         self._pay_leases()
@@ -77,43 +76,44 @@ class Loop:
                 break
         self._plane.flush(max(end - time.monotonic(), 0.0))
 
-    def _take(self, event: Event) -> None:
-        kind, key, a, b, c = event
-        if kind == _core.EV_INSERTED:
-            self._dram.add(key, a)
-            self._write_through.want(key, a)
-        elif kind == _core.EV_USED:
-            self._dram.touch(key)
-            self._write_through.note_used(key)
-        elif kind == _core.EV_ADOPTED:
-            self._adopt(key, a, b)
-        elif kind == _core.EV_SCANNED:
-            self._write_through.note_held(key, a)
-        elif kind == _core.EV_PROMOTE:
-            self._promotions.append(Promotion(key, a, time.monotonic() + c / 1000))
-        elif kind == _core.EV_READ:
-            self._end_read(key, a, b)
-        elif kind == _core.EV_WRITTEN:
-            self._write_through.note_written(key, b, a)
-        elif kind == _core.EV_QUARANTINED:
-            self._forget(key, b)
-        elif kind == _core.EV_NVME_STATE:
-            self._write_through.is_usable = a in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
-        else:
-            self._take_lease_event(kind, a, b, c)
-
-    def _take_lease_event(self, kind: int, a: int, b: int, c: int) -> None:
-        if kind == _core.EV_ENGINE_ATTACHED:
-            self.engines_attached_ever += 1
-        elif kind == _core.EV_ENGINE_READY:
-            self._lessees.update((a, group) for group in range(c))
-        elif kind == _core.EV_LEASE_WANTED:
-            # Only that it leases: what it took and missed meanwhile, a stall's retries among it, is no measure of what it will use.
-            self._lessees.add((a, b))
-        elif kind == _core.EV_ENGINE_DEAD:
-            self._lessees = {place for place in self._lessees if place[0] != a}
-        elif kind == _core.EV_FREED:
-            self._leaving[a] = max(self._leaving[a] - b, 0)
+    def _take(self, event: _core.Event) -> None:
+        match event:
+            case _core.Inserted(key=key, class_id=class_id):
+                self._dram.add(key, class_id)
+                self._write_through.want(key, class_id)
+            case _core.Used(key=key):
+                self._dram.touch(key)
+                self._write_through.note_used(key)
+            case _core.Adopted(key=key, class_id=class_id, tiers=tiers):
+                self._adopt(key, class_id, tiers)
+            case _core.Scanned(key=key, class_id=class_id):
+                self._write_through.note_held(key, class_id)
+            case _core.Promote(key=key, class_id=class_id, deadline_ms=deadline_ms):
+                self._promotions.append(Promotion(key, class_id, time.monotonic() + deadline_ms / 1000))
+            case _core.Read(key=key, class_id=class_id, outcome=outcome):
+                self._end_read(key, class_id, outcome)
+            case _core.Written(key=key, class_id=class_id, outcome=outcome):
+                self._write_through.note_written(key, class_id, outcome)
+            case _core.Quarantined(key=key, tier=tier):
+                if key is not None:
+                    self._forget(key, tier)
+            case _core.NvmeState(state=state):
+                self._write_through.is_usable = state in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
+            case _core.EngineAttached():
+                self.engines_attached_ever += 1
+            case _core.Freed(class_id=class_id, count=count):
+                self._leaving[class_id] = max(self._leaving[class_id] - count, 0)
+            case (
+                _core.LeaseWanted()
+                | _core.EngineReady()
+                | _core.EngineDead()
+                | _core.EngineRefused()
+                | _core.ScanDone()
+            ):
+                # Who leases is asked at each turn; what engines took and missed, a stall's retries among it, is no measure of use.
+                pass
+            case _:
+                assert_never(event)
 
     def _adopt(self, key: bytes, class_id: int, tiers: int) -> None:
         if tiers & _core.TIER_DRAM:
@@ -129,7 +129,7 @@ class Loop:
             self._dram.discard(key)
             self._write_through.note_left_dram(key)
 
-    def _end_read(self, key: bytes, outcome: int, class_id: int) -> None:
+    def _end_read(self, key: bytes, class_id: int, outcome: int) -> None:
         self._reading[class_id].discard(key)
         if outcome == _core.OUT_OK:
             self._dram.add(key, class_id)
@@ -150,7 +150,7 @@ class Loop:
 
     def _try_read(self, promotion: Promotion) -> bool:
         class_id = promotion.class_id
-        if len(self._reading[class_id]) * PROMOTION_SHARE >= max(self._plane.total_slots(class_id), PROMOTION_SHARE):
+        if len(self._reading[class_id]) * PROMOTION_SHARE >= max(self._room[class_id].dram_total, PROMOTION_SHARE):
             return False
         if not self._plane.read([promotion.key])[0]:
             return False
@@ -161,38 +161,38 @@ class Loop:
         """Evict until what is free, and what is on its way out, covers the reserve, the promotions and the leases owed."""
         wanted = Counter(promotion.class_id for promotion in self._promotions)
         owed: Counter[int] = Counter()
-        for place in self._lessees:
-            class_id, count = self._lease_debt(*place)
-            owed[class_id] += count
-        for class_id, _stride in self._plane.classes():
-            reserve = min(max(self._plane.total_slots(class_id) // FREE_SHARE, FREE_MIN), FREE_MAX)
-            target = max(
-                reserve, min(wanted[class_id] + owed[class_id], self._plane.total_slots(class_id) // PROMOTION_SHARE)
-            )
-            short = target - self._plane.free_slots(class_id) - self._leaving[class_id]
+        for account, count in self._lease_debts():
+            owed[account.class_id] += count
+        for class_id, room in self._look_at_room().items():
+            reserve = min(max(room.dram_total // FREE_SHARE, FREE_MIN), FREE_MAX)
+            target = max(reserve, min(wanted[class_id] + owed[class_id], room.dram_total // PROMOTION_SHARE))
+            short = target - room.dram_free - self._leaving[class_id]
             if short > 0:
                 self._evict_dram(class_id, short)
 
     def _evict_dram(self, class_id: int, count: int) -> None:
         for key in self._dram.victims(class_id, count, self._write_through.holds):
             is_lost = self._write_through.is_configured and not self._write_through.holds(key)
-            if self._plane.evict_dram([key]):
+            if self._plane.evict_dram([key])[0]:
                 self._dram.discard(key)
                 self._write_through.note_left_dram(key)
                 self._leaving[class_id] += 1
                 self._dram_evictions += 1
                 self.unwritten_evictions += is_lost
 
-    def _lease_debt(self, tag: int, group: int) -> tuple[int, int]:
-        """(class, slots to grant) so that an engine's next step finds its share of leases, however much it asked for before."""
-        account = self._plane.lease_account(tag, group)
-        if account is None:
-            return 0, 0
-        class_id, idle = account
-        stride = dict(self._plane.classes())[class_id]
-        share = self._arena_bytes // stride // (IDLE_LEASE_SHARE * len(self._lessees))
-        return class_id, max(min(max(share, IDLE_LEASE_MIN), _core.MAX_GRANTED) - idle, 0)
+    def _look_at_room(self) -> dict[int, _core.ClassRoom]:
+        self._room = {room.class_id: room for room in self._plane.room()}
+        return self._room
+
+    def _lease_debts(self) -> list[tuple[_core.LeaseAccount, int]]:
+        """Slots to grant so that each engine's next step finds its share of leases, however much it asked for before."""
+        accounts = self._plane.lease_accounts()
+        debts = []
+        for account in accounts:
+            stride = self._room[account.class_id].stride_bytes
+            share = self._arena_bytes // stride // (IDLE_LEASE_SHARE * len(accounts))
+            debts.append((account, max(min(max(share, IDLE_LEASE_MIN), _core.MAX_GRANTED) - account.idle, 0)))
+        return debts
 
     def _pay_leases(self) -> None:
-        for tag, group in self._lessees:
-            self._plane.grant(tag, group, self._lease_debt(tag, group)[1])
+        self._plane.grant([(account.tag, account.group, count) for account, count in self._lease_debts() if count])

@@ -6,13 +6,14 @@ Cardinality is bounded: labels are tiers, hops, outcomes and reasons, never a po
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from spillway import _core
 from spillway.daemon.snapshot import Snapshot
 
 RESTARTS_ENV = "SPILLWAY_DAEMON_RESTARTS"
@@ -30,20 +31,16 @@ class Declared:
     read: Callable[[Snapshot], Values]
 
 
-def _tier(field: str) -> Callable[[Snapshot], Values]:
-    return lambda seen: {name: tier[field] for name, tier in seen.stats["tiers"].items()}
+def _table(read: Callable[[_core.Stats], Mapping[str, float]]) -> Callable[[Snapshot], Values]:
+    return lambda seen: dict(read(seen.stats)) if seen.stats else {}
 
 
-def _table(field: str) -> Callable[[Snapshot], Values]:
-    return lambda seen: dict(seen.stats[field])
+def _figure(read: Callable[[_core.Stats], float]) -> Callable[[Snapshot], Values]:
+    return _table(lambda stats: {"": float(read(stats))})
 
 
-def _plain(field: str) -> Callable[[Snapshot], Values]:
-    return lambda seen: {"": float(seen.stats[field])}
-
-
-def _nvme(field: str) -> Callable[[Snapshot], Values]:
-    return lambda seen: {"": float(seen.stats["nvme"][field])}
+def _tier(read: Callable[[_core.TierStats], float]) -> Callable[[Snapshot], Values]:
+    return _table(lambda stats: {name: read(tier) for name, tier in stats.tiers.items()})
 
 
 def _counters(**names: str) -> Callable[[Snapshot], Values]:
@@ -54,22 +51,34 @@ def _fail_open(seen: Snapshot) -> Values:
     return {"": seen.counters.get("fail_open", 0)}
 
 
-def _alive(seen: Snapshot) -> Values:
-    return {"": sum(bool(engine["alive"]) for engine in seen.stats["engines"])}
+def _alive(stats: _core.Stats) -> float:
+    return sum(engine.alive for engine in stats.engines)
 
 
 METRICS: tuple[Declared, ...] = (
-    Declared("spillway_hop_bytes", "counter", "Payload bytes that crossed a hop.", "hop", _table("hop_bytes")),
+    Declared(
+        "spillway_hop_bytes",
+        "counter",
+        "Payload bytes that crossed a hop.",
+        "hop",
+        _table(lambda stats: stats.hop_bytes),
+    ),
     Declared(
         "spillway_hop_overhead_bytes",
         "counter",
         "Bytes of headers and padding that crossed a hop.",
         "hop",
-        _table("overhead_bytes"),
+        _table(lambda stats: stats.overhead_bytes),
     ),
-    Declared("spillway_tier_capacity_bytes", "gauge", "What a tier may hold.", "tier", _tier("capacity_bytes")),
-    Declared("spillway_tier_used_bytes", "gauge", "Payload that a tier holds.", "tier", _tier("bytes")),
-    Declared("spillway_tier_chunks", "gauge", "Chunks that a tier holds.", "tier", _tier("chunks")),
+    Declared(
+        "spillway_tier_capacity_bytes",
+        "gauge",
+        "What a tier may hold.",
+        "tier",
+        _tier(lambda tier: tier.capacity_bytes),
+    ),
+    Declared("spillway_tier_used_bytes", "gauge", "Payload that a tier holds.", "tier", _tier(lambda tier: tier.bytes)),
+    Declared("spillway_tier_chunks", "gauge", "Chunks that a tier holds.", "tier", _tier(lambda tier: tier.chunks)),
     Declared(
         "spillway_lookup_keys",
         "counter",
@@ -113,14 +122,14 @@ METRICS: tuple[Declared, ...] = (
         "counter",
         "Chunks found damaged before they were served.",
         "reason",
-        _table("quarantined"),
+        _table(lambda stats: stats.quarantined),
     ),
     Declared(
         "spillway_invalid_operations",
         "counter",
         "Operations of engines that were refused.",
         "reason",
-        _table("invalid_ops"),
+        _table(lambda stats: stats.invalid_ops),
     ),
     Declared(
         "spillway_evicted_chunks", "counter", "Chunks evicted from a tier.", "tier", lambda seen: dict(seen.evicted)
@@ -137,56 +146,78 @@ METRICS: tuple[Declared, ...] = (
         "counter",
         "I/Os of the NVMe tier that took longer than they may.",
         "",
-        _nvme("late_ios"),
+        _figure(lambda stats: stats.nvme.late_ios),
     ),
     Declared(
         "spillway_breaker_openings",
         "counter",
         "Times the NVMe tier was left because its device failed or hung.",
         "",
-        _nvme("breaker_openings"),
+        _figure(lambda stats: stats.nvme.breaker_openings),
     ),
     Declared(
-        "spillway_io_errors", "counter", "Reads and writes of the NVMe tier that failed.", "", _plain("io_errors")
+        "spillway_io_errors",
+        "counter",
+        "Reads and writes of the NVMe tier that failed.",
+        "",
+        _figure(lambda stats: stats.io_errors),
     ),
     Declared(
         "spillway_index_full",
         "counter",
         "Chunks not kept because their probe window was full.",
         "",
-        _plain("index_full"),
+        _figure(lambda stats: stats.index_full),
     ),
-    Declared("spillway_leases", "gauge", "DRAM slots leased to engines.", "", _plain("leases_out")),
-    Declared("spillway_pinned_slots", "gauge", "DRAM slots pinned by load tickets.", "", _plain("pinned_slots")),
+    Declared("spillway_leases", "gauge", "DRAM slots leased to engines.", "", _figure(lambda stats: stats.leases_out)),
+    Declared(
+        "spillway_pinned_slots",
+        "gauge",
+        "DRAM slots pinned by load tickets.",
+        "",
+        _figure(lambda stats: stats.pinned_slots),
+    ),
     Declared(
         "spillway_oldest_ticket_age_seconds",
         "gauge",
         "Age of the oldest load ticket that not every rank has acknowledged.",
         "",
-        _plain("oldest_ticket_seconds"),
+        _figure(lambda stats: stats.oldest_ticket_seconds),
     ),
     Declared(
         "spillway_quarantined_slots",
         "gauge",
         "DRAM slots held back for a read of a dead daemon.",
         "",
-        _plain("quarantined_slots"),
+        _figure(lambda stats: stats.quarantined_slots),
     ),
-    Declared("spillway_faulted_bytes", "gauge", "Arena bytes that are backed by memory.", "", _plain("faulted_bytes")),
-    Declared("spillway_engines", "gauge", "Engines that are attached and alive.", "", _alive),
+    Declared(
+        "spillway_faulted_bytes",
+        "gauge",
+        "Arena bytes that are backed by memory.",
+        "",
+        _figure(lambda stats: stats.faulted_bytes),
+    ),
+    Declared(
+        "spillway_engines",
+        "gauge",
+        "Engines that are attached and alive.",
+        "",
+        _figure(_alive),
+    ),
     Declared(
         "spillway_nvme_state",
         "gauge",
         "NVMe tier: 0 off, 1 serving while it scans, 2 serving, 3 breaker open.",
         "",
-        lambda seen: {"": float(seen.stats["nvme"]["state"])},
+        _figure(lambda stats: stats.nvme.state),
     ),
     Declared(
         "spillway_direct_io",
         "gauge",
         "1 when O_DIRECT was proved at open by a write, a read and a comparison.",
         "",
-        lambda seen: {"": float(bool(seen.report["nvme"]["direct"]))},
+        _figure(lambda stats: stats.nvme.direct),
     ),
     Declared(
         "spillway_daemon_restarts",

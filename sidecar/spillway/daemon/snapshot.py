@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
+from spillway import _core
 from spillway.status import SidecarCondition
 
 FRESH_WITHIN_SECONDS = 1.0
@@ -17,12 +17,12 @@ FRESH_WITHIN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The daemon at one moment. `stats` and `report` are the core's own, empty before the plane is open."""
+    """The daemon at one moment. `stats` and `report` are the core's own, None before the plane is open."""
 
     state: str
     conditions: tuple[SidecarCondition, ...] = ()
-    stats: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
+    stats: _core.Stats | None = None
+    report: _core.Report | None = None
     evicted: dict[str, int] = field(default_factory=dict)
     unwritten_evictions: int = 0
     counters: dict[str, int] = field(default_factory=dict)

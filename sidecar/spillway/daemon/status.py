@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from spillway import _core
 from spillway.config import SidecarConfig
@@ -40,22 +40,22 @@ class StatusBuilder:
             pool=self._config.pool.name,
             revision=self._config.revision,
             daemon=self._daemon,
-            tiers=self._tiers(seen) if seen.stats else (),
+            tiers=self._tiers(seen.stats) if seen.stats else (),
             tokens=_tokens(seen) if seen.stats else None,
             engines=engines,
             engines_attached=sum(engine.alive for engine in engines),
             engines_attached_ever=seen.engines_attached_ever,
-            nvme=_nvme(seen) if seen.stats and self._config.nvme is not None else None,
+            nvme=_nvme(seen.stats, seen.report) if seen.stats and seen.report and self._config.nvme else None,
             conditions=seen.conditions,
-            hop_bytes=seen.stats.get("hop_bytes", {}),
-            quarantined=seen.stats.get("quarantined", {}),
+            hop_bytes=seen.stats.hop_bytes if seen.stats else {},
+            quarantined=seen.stats.quarantined if seen.stats else {},
         )
 
-    def _tiers(self, seen: Snapshot) -> tuple[TierStatus, ...]:
+    def _tiers(self, stats: _core.Stats) -> tuple[TierStatus, ...]:
         """A tier that is off is absent."""
-        found = [_tier("dram", seen.stats)]
-        if self._config.nvme is not None and seen.stats["nvme"]["state"] != _core.NVME_OFF:
-            found.append(_tier("nvme", seen.stats))
+        found = [_tier("dram", stats)]
+        if self._config.nvme is not None and stats.nvme.state != _core.NVME_OFF:
+            found.append(_tier("nvme", stats))
         return tuple(found)
 
 
@@ -68,31 +68,31 @@ def _tokens(seen: Snapshot) -> TokenCounts:
     )
 
 
-def _tier(name: Literal["dram", "nvme"], stats: dict[str, Any]) -> TierStatus:
-    figures = stats["tiers"][name]
+def _tier(name: Literal["dram", "nvme"], stats: _core.Stats) -> TierStatus:
+    figures = stats.tiers[name]
     return TierStatus(
         name=name,
-        capacity_bytes=figures["capacity_bytes"],
-        used_bytes=figures["bytes"],
-        chunks=figures["chunks"],
+        capacity_bytes=figures.capacity_bytes,
+        used_bytes=figures.bytes,
+        chunks=figures.chunks,
     )
 
 
 def _engines(seen: Snapshot) -> tuple[EngineStatus, ...]:
     return tuple(
-        EngineStatus.model_validate({name: engine[name] for name in EngineStatus.model_fields})
-        for engine in seen.stats.get("engines", [])
+        EngineStatus.model_validate({name: getattr(engine, name) for name in EngineStatus.model_fields})
+        for engine in (seen.stats.engines if seen.stats else ())
     )
 
 
-def _nvme(seen: Snapshot) -> NvmeStatus:
-    now, opened = seen.stats["nvme"], seen.report["nvme"]
+def _nvme(stats: _core.Stats, report: _core.Report) -> NvmeStatus:
+    now, opened = stats.nvme, report.nvme
     return NvmeStatus(
-        state=_NVME_STATES[now["state"]],
-        reason=now["reason"] or opened["reason"],
-        message=opened["message"],
-        rung=now["rung"],
-        direct=bool(now["direct"]),
-        adopted=bool(opened["adopted"]),
-        slot_number=opened["slot_number"],
+        state=_NVME_STATES[now.state],
+        reason=now.reason or opened.reason,
+        message=opened.message,
+        rung=now.rung,
+        direct=now.direct,
+        adopted=opened.adopted,
+        slot_number=opened.slot_number,
     )

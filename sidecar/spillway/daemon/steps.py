@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from spillway import _core
 
 STOPPED_SECONDS: Final = 10.0
 
@@ -20,20 +22,20 @@ class Steps:
         self._clock = clock
         self._since: dict[bytes, tuple[int, float]] = {}
 
-    def stopped(self, stats: dict[str, Any]) -> list[int]:
+    def stopped(self, stats: _core.Stats) -> list[int]:
         """Tags of the engines that have been in one step for ten seconds while evicted slots wait, or no longer wait for them; call it
         every few seconds."""
         now = self._clock()
         seen: dict[bytes, tuple[int, float]] = {}
         found: list[int] = []
-        for engine in stats["engines"]:
-            epoch, name = engine["step_epoch"], engine["incarnation"]
+        for engine in stats.engines:
+            epoch, name = engine.step_epoch, engine.incarnation
             if epoch == 0:
                 continue
             before = self._since.get(name)
             since = before[1] if before is not None and before[0] == epoch else now
             seen[name] = (epoch, since)
-            if (stats["recycling_slots"] or stats.get("engines_expelled")) and now - since >= STOPPED_SECONDS:
-                found.append(engine["tag"])
+            if (stats.recycling_slots or stats.engines_expelled) and now - since >= STOPPED_SECONDS:
+                found.append(engine.tag)
         self._since = seen
         return found

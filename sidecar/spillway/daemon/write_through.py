@@ -28,7 +28,7 @@ class WriteThrough:
 
     def __init__(self, plane: _core.Plane) -> None:
         self._plane = plane
-        state = plane.report()["nvme"]["state"]
+        state = plane.report().nvme.state
         self.is_configured = state != _core.NVME_OFF
         self.is_usable = state in (_core.NVME_SCANNING, _core.NVME_ACTIVE)
         self.evicted = 0
@@ -92,13 +92,14 @@ class WriteThrough:
         """Submit what fits, oldest first within a class; one class without room does not hold up another."""
         if not self.is_usable or not self._waiting:
             return
-        for class_id, stride_bytes in self._plane.classes():
-            if self._waiting.oldest(class_id) is not None:
-                self._write_class(class_id, stride_bytes)
+        for room in self._plane.room():
+            if self._waiting.oldest(room.class_id) is not None:
+                self._write_class(room)
 
-    def _write_class(self, class_id: int, stride_bytes: int) -> None:
-        share = max(self._plane.total_slots(class_id) // WRITE_SHARE, 1)
-        free = self._plane.nvme_slots(class_id)[0]
+    def _write_class(self, room: _core.ClassRoom) -> None:
+        class_id, stride_bytes = room.class_id, room.stride_bytes
+        share = max(room.dram_total // WRITE_SHARE, 1)
+        free = room.nvme_free
         own = sum(1 for other in self._writing.values() if other == stride_bytes)
         while own < share and self._has_budget(stride_bytes) and (key := self._waiting.oldest(class_id)) is not None:
             free = free or self._make_room(class_id, stride_bytes)
@@ -137,7 +138,7 @@ class WriteThrough:
         oldest = self._held.victims(donor, DONOR_WINDOW, lambda _key: False, window=0)
         # The others in an extent may be younger, but while one stays the extent cannot change its class.
         self._evict(self._plane.nvme_neighbours(oldest, extents))
-        taken = self._plane.nvme_slots(class_id)[0]
+        taken = next(room.nvme_free for room in self._plane.room() if room.class_id == class_id)
         now = time.monotonic()
         self._search_at = now + ((now - began) * SEARCH_SHARE if taken else SEARCH_AGAIN_SECONDS)
         return taken
@@ -146,7 +147,7 @@ class WriteThrough:
         """The number evicted. What the core refuses and does not hold either is forgotten: it left unseen."""
         evicted = 0
         for key in keys:
-            if self._plane.evict_nvme([key]):
+            if self._plane.evict_nvme([key])[0]:
                 evicted += 1
             elif self.holds(key):
                 continue

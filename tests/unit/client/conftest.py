@@ -73,12 +73,12 @@ class Side:
         self.pod.until(
             "writing", lambda: self.pod.plane.write(keys) and self.pod.plane.tiers(keys) == bytes([3]) * len(keys)
         )
-        assert self.pod.plane.evict_dram(keys) == len(keys)
-        self.pod.until("recycling", lambda: self.pod.plane.stats()["recycling_slots"] == 0)
+        assert all(self.pod.plane.evict_dram(keys))
+        self.pod.until("recycling", lambda: self.pod.plane.stats().recycling_slots == 0)
 
     def counter(self, name: str) -> int:
-        (engine,) = self.pod.plane.stats()["engines"]
-        return int(engine["counters"][name])
+        (engine,) = self.pod.plane.stats().engines
+        return engine.counters[name]
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
         root = Path(folder)
         (root / "nvme").symlink_to(tmp_path)
         pod = Pod(root, nvme=_core.NvmeOptions(capacity_bytes=128 << 20, io_threads=2, deadline_ms=5000))
-        pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+        pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
         yield pod
         pod.plane.close()
 

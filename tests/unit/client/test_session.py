@@ -80,7 +80,7 @@ def test_request_waits_for_nvme_and_loads_what_came(side: Side) -> None:
     side.demote(N)
     assert side.resolve("b", N) is Verdict.WAIT
     side.session.step_ended()
-    wanted = side.pod.until("the wish", lambda: len(side.pod.seen(_core.EV_PROMOTE)) == 4)
+    wanted = side.pod.until("the wish", lambda: len(side.pod.seen(_core.Promote)) == 4)
     assert wanted and side.pod.plane.read([side.pod.key16(number) for number in N]) == [True] * 4
 
     def resolved() -> bool:
@@ -165,7 +165,7 @@ def test_plan_reserves_at_most_half_of_the_arena(side: Side, monkeypatch: pytest
     monkeypatch.setattr("spillway.client.session.RESERVED_RATIO", 3 * geometry[0].stride_bytes / (64 << 20))
     assert side.resolve("b", N) is Verdict.WAIT
     side.session.step_ended()
-    side.pod.until("the wishes", lambda: len(side.pod.seen(_core.EV_PROMOTE)) == 3)
+    side.pod.until("the wishes", lambda: len(side.pod.seen(_core.Promote)) == 3)
     assert side.resolve("c", N) is Verdict.GO  # first come, first served
     side.session.finished("b", [])
     assert side.resolve("d", N) is Verdict.WAIT
@@ -299,8 +299,8 @@ def test_giving_up_keeps_no_pin_that_no_rank_knows_of(side: Side) -> None:
     side.pod.until("the release", lambda: side.attachment().open_tickets() == 0)
     assert side.counter("fail_open") == 1
     # No step is open either, or nothing could be recycled any more.
-    assert side.pod.plane.evict_dram([side.pod.key16(0)]) == 1
-    side.pod.until("recycling", lambda: side.pod.plane.stats()["recycling_slots"] == 0)
+    assert side.pod.plane.evict_dram([side.pod.key16(0)]) == [True]
+    side.pod.until("recycling", lambda: side.pod.plane.stats().recycling_slots == 0)
 
 
 def test_giving_up_leaves_a_claim_to_the_ranks_that_were_told_of_it(side: Side) -> None:
@@ -319,7 +319,7 @@ def test_giving_up_leaves_a_claim_to_the_ranks_that_were_told_of_it(side: Side) 
 
 def leased(side: Side) -> int:
     """Slots that the engine has, without those that wait for it to take them."""
-    return int(side.pod.plane.stats()["leases_out"]) - side.attachment().granted(0)
+    return int(side.pod.plane.stats().leases_out) - side.attachment().granted(0)
 
 
 def test_giving_up_returns_leases_but_not_those_that_ranks_may_write_to(side: Side) -> None:

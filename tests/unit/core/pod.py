@@ -9,14 +9,13 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spillway import _core
 
 MIB = 1 << 20
-Event = tuple[int, bytes, int, int, int]
+Kind = TypeVar("Kind")
 FINGERPRINT = hashlib.sha256(b"one engine").digest()
-EVENT_NAMES = {getattr(_core, name): name for name in dir(_core) if name.startswith("EV_")}
 
 
 def key_of(number: int, group: int = 0) -> bytes:
@@ -69,7 +68,7 @@ class Pod:
         self.nvme = nvme
         self.arena_mib = arena_mib
         self.options = options
-        self.events: list[Event] = []
+        self.events: list[_core.Event] = []
         self.plane = self.open()
 
     def open(self) -> _core.Plane:
@@ -81,14 +80,14 @@ class Pod:
         self.events.clear()
         self.plane = self.open()
 
-    def turn(self) -> list[Event]:
+    def turn(self) -> list[_core.Event]:
         events = self.plane.poll(10)
-        for kind, _key, a, b, c in events:
-            if kind == _core.EV_LEASE_WANTED:
-                self.plane.grant(a, b, c)
-            elif kind == _core.EV_ENGINE_READY:
-                for group in range(c):
-                    self.plane.grant(a, group, 8)
+        for event in events:
+            match event:
+                case _core.LeaseWanted(tag=tag, group=group, count=count):
+                    self.plane.grant([(tag, group, count)])
+                case _core.EngineReady(tag=tag, groups=groups):
+                    self.plane.grant([(tag, group, 8) for group in range(groups)])
         self.events.extend(events)
         return events
 
@@ -99,11 +98,11 @@ class Pod:
             self.turn()
             if answer := done():
                 return answer
-        seen = [EVENT_NAMES[event[0]] for event in self.events]
+        seen = [type(event).__name__ for event in self.events]
         raise AssertionError(f"waited {seconds} s for {what}; events: {seen}; stats: {self.plane.stats()}")
 
-    def seen(self, kind: int) -> list[Event]:
-        return [event for event in self.events if event[0] == kind]
+    def seen(self, kind: type[Kind]) -> list[Kind]:
+        return [event for event in self.events if isinstance(event, kind)]
 
     def attach(self, slice_bytes: list[list[int]] | None = None, **kwargs: bytes) -> Engine:
         engine = Engine(self.root, slice_bytes or [[100_000], [50_000]], **kwargs)

@@ -14,15 +14,15 @@ def test_what_is_stored_hits_and_loads_byte_for_byte(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(8))
     assert pod.load(engine, range(8)) == [payload_of(number, engine.length) for number in range(8)]
-    pod.until("the ticket's end", lambda: pod.plane.stats()["open_tickets"] == 0)
-    assert pod.plane.stats()["hop_bytes"]["engine_to_arena"] == 8 * engine.length
-    assert pod.plane.stats()["hop_bytes"]["arena_to_engine"] == 8 * engine.length
+    pod.until("the ticket's end", lambda: pod.plane.stats().open_tickets == 0)
+    assert pod.plane.stats().hop_bytes["engine_to_arena"] == 8 * engine.length
+    assert pod.plane.stats().hop_bytes["arena_to_engine"] == 8 * engine.length
 
 
 def test_key16_is_the_documented_formula(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(3))
-    assert [event[1] for event in pod.seen(_core.EV_INSERTED)] == [pod.key16(number) for number in range(3)]
+    assert [event.key for event in pod.seen(_core.Inserted)] == [pod.key16(number) for number in range(3)]
     assert pod.plane.tiers([pod.key16(0), pod.key16(99)]) == bytes([_core.TIER_DRAM, 0])
 
 
@@ -49,8 +49,8 @@ def test_a_duplicate_frees_its_slot(pod: Pod) -> None:
     first = pod.store(engine, range(1))
     slot = engine.scheduler.lease(0, 1)
     assert engine.scheduler.publish(key_of(0), 0, slot) == 1
-    pod.until("the duplicate", lambda: pod.plane.stats()["duplicates"] == 1)
-    assert len(pod.seen(_core.EV_INSERTED)) == 1
+    pod.until("the duplicate", lambda: pod.plane.stats().duplicates == 1)
+    assert len(pod.seen(_core.Inserted)) == 1
     assert pod.lookup(engine, range(1)) == HIT
     assert first
 
@@ -59,8 +59,8 @@ def test_an_idle_engine_does_not_hold_up_eviction(pod: Pod) -> None:
     engine, idle = pod.attach(), pod.attach()
     pod.store(engine, range(4))
     assert pod.lookup(idle, range(4)) == HIT * 4
-    assert pod.plane.evict_dram([pod.key16(number) for number in range(4)]) == 4
-    pod.until("4 free slots", lambda: sum(event[3] for event in pod.seen(_core.EV_FREED)) >= 4)
+    assert pod.plane.evict_dram([pod.key16(number) for number in range(4)]) == [True] * 4
+    pod.until("4 free slots", lambda: sum(event.count for event in pod.seen(_core.Freed)) >= 4)
     assert pod.lookup(engine, range(4)) == MISS * 4
 
 
@@ -69,13 +69,13 @@ def test_a_step_holds_up_recycling_until_it_ends(pod: Pod) -> None:
     pod.store(engine, range(1))
     engine.scheduler.begin_step()
     assert engine.scheduler.lookup(key_of(0)) == HIT
-    assert pod.plane.evict_dram([pod.key16(0)]) == 1
+    assert pod.plane.evict_dram([pod.key16(0)]) == [True]
     for _ in range(3):
         pod.turn()
-    assert pod.plane.stats()["recycling_slots"] == 1
+    assert pod.plane.stats().recycling_slots == 1
     assert engine.scheduler.lookup(key_of(0)) == MISS
     engine.scheduler.end_step()
-    pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
+    pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
 
 
 def test_a_ticket_pins_until_every_rank_acknowledged(pod: Pod) -> None:
@@ -86,10 +86,10 @@ def test_a_ticket_pins_until_every_rank_acknowledged(pod: Pod) -> None:
     engine.ranks[0].ack(ticket)
     for _ in range(5):
         pod.turn()
-    assert pod.plane.stats()["pinned_slots"] == len(slots) == 2
-    assert pod.plane.stats()["recycling_slots"] == 2
+    assert pod.plane.stats().pinned_slots == len(slots) == 2
+    assert pod.plane.stats().recycling_slots == 2
     engine.ranks[1].ack(ticket)
-    pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
+    pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
     assert engine.scheduler.open_tickets() == 0
 
 
@@ -115,7 +115,7 @@ def test_published_without_a_lease_is_refused_and_counted(pod: Pod) -> None:
     stolen = (slots[0]).to_bytes(4, "little")
     for slot in (stolen, b"\xff\xff\xff\x7f", b"\x01\x00\x00\x00"):
         engine.scheduler.publish(key_of(7), 0, slot)
-    pod.until("3 refusals", lambda: pod.plane.stats()["invalid_ops"]["not_leased"] == 3)
+    pod.until("3 refusals", lambda: pod.plane.stats().invalid_ops["not_leased"] == 3)
     assert pod.lookup(engine, range(1)) == HIT
 
 
@@ -133,20 +133,21 @@ def test_a_use_is_reported_with_its_tiers(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(1))
     engine.scheduler.use(key_of(0))
-    pod.until("the use", lambda: pod.seen(_core.EV_USED))
-    assert pod.seen(_core.EV_USED)[0][1:3] == (pod.key16(0), _core.TIER_DRAM)
+    pod.until("the use", lambda: pod.seen(_core.Used))
+    (used,) = pod.seen(_core.Used)
+    assert (used.key, used.tiers) == (pod.key16(0), _core.TIER_DRAM)
 
 
 def test_counters_reach_the_stats(pod: Pod) -> None:
     engine = pod.attach()
     engine.scheduler.count(_core.COUNT_LOOKUP_KEYS, 5)
-    assert pod.plane.stats()["engines"][0]["counters"]["lookup_keys"] == 5
+    assert pod.plane.stats().engines[0].counters["lookup_keys"] == 5
 
 
 def test_an_oversized_slot_is_refused_readably(pod: Pod) -> None:
     engine = _core.Attachment(str(pod.root), b"i" * 16, 1, 1, -1)
     rank = _core.Attachment(str(pod.root), b"i" * 16, 1, 1, 0)
     rank.declare_slices([1 << 40])
-    pod.until("the refusal", lambda: pod.seen(_core.EV_ENGINE_REFUSED))
+    pod.until("the refusal", lambda: pod.seen(_core.EngineRefused))
     assert engine.state() == (_core.STATE_REFUSED, _core.REFUSED_GEOMETRY)
     assert engine.geometry() is None

@@ -48,7 +48,7 @@ def engine_process(
 
 
 def count_of(pod: Pod, name: str) -> int:
-    return int(pod.plane.stats()[name])
+    return int(getattr(pod.plane.stats(), name))
 
 
 def waited(pod: Pod, seconds: float, holds: Callable[[], bool]) -> None:
@@ -67,8 +67,8 @@ def test_leases_and_tickets_of_a_killed_engine_come_back(pod: Pod) -> None:
         waited(pod, 0.5, lambda: count_of(pod, "recycling_slots") == 1)
         process.kill()
         process.wait()
-        pod.until("the death", lambda: pod.seen(_core.EV_ENGINE_DEAD))
-        assert pod.seen(_core.EV_ENGINE_DEAD)[0][3] >= 3
+        pod.until("the death", lambda: pod.seen(_core.EngineDead))
+        assert pod.seen(_core.EngineDead)[0].leases >= 3
         pod.until("the pinned slot", lambda: count_of(pod, "recycling_slots") == 0)
 
 
@@ -80,8 +80,8 @@ def test_an_engine_lives_while_any_of_its_processes_does(pod: Pod) -> None:
     ):
         scheduler.kill()
         scheduler.wait()
-        waited(pod, 0.8, lambda: not pod.seen(_core.EV_ENGINE_DEAD) and count_of(pod, "leases_out") >= 2)
-    pod.until("the death", lambda: pod.seen(_core.EV_ENGINE_DEAD))
+        waited(pod, 0.8, lambda: not pod.seen(_core.EngineDead) and count_of(pod, "leases_out") >= 2)
+    pod.until("the death", lambda: pod.seen(_core.EngineDead))
     pod.until("the leases", lambda: count_of(pod, "leases_out") == 0)
     assert not list(pod.root.glob("run/ctl-*"))
 
@@ -109,7 +109,7 @@ def test_another_abi_is_refused_readably(pod: Pod) -> None:
     other = os.urandom(16)
     data[16:32] = other
     (pod.root / f"run/ctl-{other.hex()}").write_bytes(data)
-    pod.until("the refusal", lambda: any(event[3] == _core.REFUSED_ABI for event in pod.seen(_core.EV_ENGINE_REFUSED)))
+    pod.until("the refusal", lambda: any(event.reason == _core.REFUSED_ABI for event in pod.seen(_core.EngineRefused)))
     with pytest.raises(_core.AbiMismatch, match="ABI 99"):
         _core.Attachment(str(pod.root), other, 1, 1, 0)
 
@@ -121,6 +121,6 @@ def test_a_truncated_control_file_drops_its_engine_only(pod: Pod) -> None:
     with engine_process(pod, "rank0", incarnation):
         os.truncate(pod.root / f"run/ctl-{incarnation.hex()}", 0)
         pod.until(
-            "the refusal", lambda: any(event[3] == _core.REFUSED_FAULT for event in pod.seen(_core.EV_ENGINE_REFUSED))
+            "the refusal", lambda: any(event.reason == _core.REFUSED_FAULT for event in pod.seen(_core.EngineRefused))
         )
         assert pod.lookup(good, range(1)) == bytes([_core.HIT])

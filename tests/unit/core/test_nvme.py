@@ -29,8 +29,8 @@ def disk(tmp_path: Path) -> Path:
 def nvme_pod(root: Path, disk: Path) -> Iterator[Pod]:
     (root / "nvme").symlink_to(disk)
     pod = Pod(root, nvme=options(), dead_grace_seconds=0.3)
-    assert pod.plane.report()["nvme"]["state"] != _core.NVME_OFF, pod.plane.report()
-    pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+    assert pod.plane.report().nvme.state != _core.NVME_OFF, pod.plane.report()
+    pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
     yield pod
     pod.plane.close()
 
@@ -40,24 +40,24 @@ def demote(pod: Pod, engine: Engine, numbers: range) -> None:
     pod.store(engine, numbers)
     keys = [pod.key16(number) for number in numbers]
     assert pod.plane.write(keys) == [True] * len(keys)
-    pod.until("the writes", lambda: len(pod.seen(_core.EV_WRITTEN)) == len(keys))
-    assert {event[2] for event in pod.seen(_core.EV_WRITTEN)} == {_core.OUT_OK}
-    assert pod.plane.evict_dram(keys) == len(keys)
-    pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
+    pod.until("the writes", lambda: len(pod.seen(_core.Written)) == len(keys))
+    assert {event.outcome for event in pod.seen(_core.Written)} == {_core.OUT_OK}
+    assert all(pod.plane.evict_dram(keys))
+    pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
     assert pod.lookup(engine, numbers) == NVME * len(numbers)
 
 
 def promote(pod: Pod, engine: Engine, numbers: range) -> list[int]:
     """Ask for chunks and read them as the daemon would; the outcomes in the order of the keys."""
-    before = len(pod.seen(_core.EV_READ))
+    before = len(pod.seen(_core.Read))
     assert engine.scheduler.promote(keys_of(numbers), 0, 5000) == len(numbers)
     pod.until(
         "the wishes",
-        lambda: {event[1] for event in pod.seen(_core.EV_PROMOTE)} >= {pod.key16(number) for number in numbers},
+        lambda: {event.key for event in pod.seen(_core.Promote)} >= {pod.key16(number) for number in numbers},
     )
     assert pod.plane.read([pod.key16(number) for number in numbers]) == [True] * len(numbers)
-    pod.until("the reads", lambda: len(pod.seen(_core.EV_READ)) == before + len(numbers))
-    outcomes = {event[1]: event[2] for event in pod.seen(_core.EV_READ)[before:]}
+    pod.until("the reads", lambda: len(pod.seen(_core.Read)) == before + len(numbers))
+    outcomes = {event.key: event.outcome for event in pod.seen(_core.Read)[before:]}
     return [outcomes[pod.key16(number)] for number in numbers]
 
 
@@ -68,7 +68,7 @@ def new_pod(pod: Pod) -> None:
         shutil.rmtree(pod.root / name)
     pod.events.clear()
     pod.plane = pod.open()
-    pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+    pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
 
 
 def chunks_file(disk: Path) -> Path:
@@ -99,15 +99,15 @@ def test_a_chunk_comes_back_byte_for_byte(nvme_pod: Pod) -> None:
     demote(nvme_pod, engine, range(6))
     assert promote(nvme_pod, engine, range(6)) == [_core.OUT_OK] * 6
     assert nvme_pod.load(engine, range(6)) == [payload_of(number, engine.length) for number in range(6)]
-    hops = nvme_pod.plane.stats()["hop_bytes"]
+    hops = nvme_pod.plane.stats().hop_bytes
     assert hops["arena_to_nvme"] == hops["nvme_to_arena"] == 6 * engine.length
 
 
 def test_a_new_pod_finds_what_the_disk_holds(nvme_pod: Pod) -> None:
     demote(nvme_pod, nvme_pod.attach(), range(6))
     new_pod(nvme_pod)
-    assert nvme_pod.plane.report()["nvme"]["adopted"]
-    assert {event[1] for event in nvme_pod.seen(_core.EV_SCANNED)} == {nvme_pod.key16(number) for number in range(6)}
+    assert nvme_pod.plane.report().nvme.adopted
+    assert {event.key for event in nvme_pod.seen(_core.Scanned)} == {nvme_pod.key16(number) for number in range(6)}
     engine = nvme_pod.attach()
     assert nvme_pod.lookup(engine, range(6)) == NVME * 6
     assert promote(nvme_pod, engine, range(6)) == [_core.OUT_OK] * 6
@@ -118,7 +118,7 @@ def test_a_successor_keeps_the_nvme_entries_of_a_surviving_index(nvme_pod: Pod) 
     engine = nvme_pod.attach()
     demote(nvme_pod, engine, range(4))
     nvme_pod.restart()
-    assert nvme_pod.plane.report()["nvme"]["state"] == _core.NVME_ACTIVE
+    assert nvme_pod.plane.report().nvme.state == _core.NVME_ACTIVE
     assert nvme_pod.lookup(engine, range(4)) == NVME * 4
     assert promote(nvme_pod, engine, range(4)) == [_core.OUT_OK] * 4
 
@@ -137,7 +137,7 @@ def test_each_kind_of_damage_is_found_and_counted_once(nvme_pod: Pod, disk: Path
     outcomes = promote(nvme_pod, engine, range(4))
     assert outcomes == [_core.OUT_CORRUPT_PAYLOAD, _core.OUT_CORRUPT_HEADER, _core.OUT_WRONG_KEY, _core.OUT_OK]
     assert nvme_pod.lookup(engine, range(4)) == MISS * 3 + HIT
-    quarantined = nvme_pod.plane.stats()["quarantined"]
+    quarantined = nvme_pod.plane.stats().quarantined
     assert sum(quarantined.values()) == 3, quarantined
     assert nvme_pod.load(engine, range(3, 4)) == [payload_of(3, engine.length)]
 
@@ -155,7 +155,7 @@ def test_damage_is_found_after_adoption_too(nvme_pod: Pod, disk: Path) -> None:
 def test_what_was_evicted_from_nvme_is_gone(nvme_pod: Pod) -> None:
     engine = nvme_pod.attach()
     demote(nvme_pod, engine, range(2))
-    assert nvme_pod.plane.evict_nvme([nvme_pod.key16(0)]) == 1
+    assert nvme_pod.plane.evict_nvme([nvme_pod.key16(0)]) == [True]
     assert nvme_pod.lookup(engine, range(2)) == MISS + NVME
     assert nvme_pod.plane.read([nvme_pod.key16(0)]) == [False]
 
@@ -166,7 +166,7 @@ def test_a_chunk_written_over_in_dram_does_not_reach_the_disk(nvme_pod: Pod) -> 
     with engine.arena() as arena:
         arena[slot * PAGE + 2 * PAGE] ^= 1
     assert nvme_pod.plane.write([nvme_pod.key16(0)]) == [False]
-    nvme_pod.until("the quarantine", lambda: nvme_pod.seen(_core.EV_QUARANTINED))
+    nvme_pod.until("the quarantine", lambda: nvme_pod.seen(_core.Quarantined))
     assert nvme_pod.lookup(engine, range(1)) == MISS
 
 
@@ -181,9 +181,9 @@ def test_a_chunk_stored_again_is_not_written_again(nvme_pod: Pod) -> None:
 def test_an_unusable_volume_leaves_dram_working(root: Path) -> None:
     (root / "nvme").write_bytes(b"no folder")
     pod = Pod(root, nvme=options())
-    nvme = pod.plane.report()["nvme"]
-    assert nvme["state"] == _core.NVME_OFF
-    assert nvme["reason"] and nvme["message"]
+    nvme = pod.plane.report().nvme
+    assert nvme.state == _core.NVME_OFF
+    assert nvme.reason and nvme.message
     engine = pod.attach()
     pod.store(engine, range(1))
     assert pod.plane.write([pod.key16(0)]) == [False]

@@ -21,7 +21,7 @@ def test_chunks_hit_while_nobody_serves_and_after(pod: Pod) -> None:
     assert pod.lookup(engine, range(4)) == HIT * 4
     pod.plane = pod.open()
     report = pod.plane.report()
-    assert (report["adopted"], report["adopted_chunks"], report["engines_kept"], report["repaired_entries"]) == (
+    assert (report.adopted, report.adopted_chunks, report.engines_kept, report.repaired_entries) == (
         True,
         4,
         1,
@@ -35,19 +35,19 @@ def test_a_successor_tells_what_survived_least_recent_first(pod: Pod) -> None:
     engine = pod.attach()
     pod.store(engine, range(3))
     engine.scheduler.use(keys_of(range(1)))
-    pod.until("the use", lambda: pod.seen(_core.EV_USED))
+    pod.until("the use", lambda: pod.seen(_core.Used))
     pod.restart()
     pod.turn()
-    told = [(event[1], event[3]) for event in pod.seen(_core.EV_ADOPTED)]
+    told = [(event.key, event.tiers) for event in pod.seen(_core.Adopted)]
     assert told == [(pod.key16(number), _core.TIER_DRAM) for number in (1, 2, 0)]
 
 
 def test_leases_and_grants_of_a_living_engine_stay(pod: Pod) -> None:
     engine = pod.attach()
     held = pod.lease(engine, 2)
-    leased = pod.plane.stats()["leases_out"]
+    leased = pod.plane.stats().leases_out
     pod.restart()
-    assert pod.plane.stats()["leases_out"] == leased
+    assert pod.plane.stats().leases_out == leased
     engine.scheduler.publish(keys_of(range(2)), 0, struct.pack("2i", *held))
     pod.until("publication", lambda: pod.lookup(engine, range(2)) == HIT * 2)
 
@@ -69,10 +69,10 @@ def test_an_unlinked_slot_of_a_dead_daemon_stays_pinned(pod: Pod) -> None:
     pod.restart()
     for _ in range(5):
         pod.turn()
-    assert pod.plane.stats()["recycling_slots"] == 1
+    assert pod.plane.stats().recycling_slots == 1
     for rank in engine.ranks:
         rank.ack(ticket)
-    pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
+    pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
 
 
 def mark_slot(root: Path, slot: int, state: int) -> None:
@@ -92,14 +92,14 @@ def test_a_foreign_reading_slot_is_quarantined_until_the_device_has_timed_out(ro
     engine = pod.attach()
     (slot,) = pod.store(engine, range(1))
     pod.plane.evict_dram([pod.key16(0)])
-    pod.until("recycling", lambda: pod.plane.stats()["recycling_slots"] == 0)
+    pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
     pod.plane.close()
     mark_slot(root, slot, 3)
     pod.plane = pod.open()
-    assert pod.plane.report()["quarantined_slots"] == 1
-    free = pod.plane.free_slots(0)
-    pod.until("the end of the quarantine", lambda: pod.plane.stats()["quarantined_slots"] == 0)
-    assert pod.plane.free_slots(0) == free + 1
+    assert pod.plane.report().quarantined_slots == 1
+    free = pod.plane.room()[0].dram_free
+    pod.until("the end of the quarantine", lambda: pod.plane.stats().quarantined_slots == 0)
+    assert pod.plane.room()[0].dram_free == free + 1
     pod.plane.close()
 
 
@@ -116,8 +116,8 @@ def test_a_damaged_index_is_replaced_and_its_engines_stay_cold(pod: Pod) -> None
         file.seek(8)
         file.write((99).to_bytes(4, "little"))
     pod.plane = pod.open()
-    assert not pod.plane.report()["adopted"]
-    assert "ABI 99" in str(pod.plane.report()["reason"])
+    assert not pod.plane.report().adopted
+    assert "ABI 99" in str(pod.plane.report().reason)
     assert pod.lookup(engine, range(1)) == bytes([_core.MISS])
     assert engine.scheduler.state() == (_core.STATE_REFUSED, _core.REFUSED_STALE)
     pod.store(pod.attach(), range(1))
@@ -128,8 +128,8 @@ def test_a_lost_arena_means_a_cold_start(pod: Pod) -> None:
     pod.plane.close()
     os.truncate(pod.root / "arena/arena", 4096)
     pod.plane = pod.open()
-    assert not pod.plane.report()["adopted"]
-    assert pod.plane.stats()["tiers"]["dram"]["chunks"] == 0
+    assert not pod.plane.report().adopted
+    assert pod.plane.stats().tiers["dram"].chunks == 0
 
 
 def test_a_replaced_index_gives_its_memory_back_while_engines_still_map_it(pod: Pod) -> None:
@@ -167,9 +167,9 @@ def test_a_truncated_arena_is_withdrawn_while_serving(pod: Pod) -> None:
     leases = pod.lease(engine, 1)
     os.truncate(pod.root / "arena/arena", 0)
     engine.scheduler.publish(key_of(1), 0, struct.pack("i", *leases))
-    pod.until("the withdrawal", lambda: pod.plane.stats()["arena_poisoned"])
+    pod.until("the withdrawal", lambda: pod.plane.stats().arena_poisoned)
     assert pod.lookup(engine, range(1)) == bytes([_core.MISS])
-    assert pod.plane.grant(0, 0, 1) == 0
+    assert pod.plane.grant([(0, 0, 1)]) == [0]
 
 
 def test_too_small_an_index_says_what_it_needs(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 from spillway.daemon.lookups import FILE_NAME, Lookups
 
 
-def engine(name: str, hits: int) -> dict[str, Any]:
-    return {"incarnation": name.encode(), "counters": {"hit_keys": hits, "fail_open": 0}}
+def engine(name: str, hits: int) -> SimpleNamespace:
+    return SimpleNamespace(incarnation=name.encode(), counters={"hit_keys": hits, "fail_open": 0})
 
 
 def test_engine_that_ends_keeps_its_share(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from spillway import _core
 from spillway.daemon import loop as loop_module
 from spillway.daemon.loop import Loop
 
-from tests.unit.core.pod import MIB, Event, Pod, keys_of
+from tests.unit.core.pod import MIB, Pod, keys_of
 
 CHUNKS = range(100)
 NVME_ONLY = bytes([_core.TIER_NVME]) * len(CHUNKS)
@@ -39,7 +39,7 @@ class LoopedPod(Pod):
         self.loop = Loop(plane)
         return plane
 
-    def turn(self) -> list[Event]:
+    def turn(self) -> list[_core.Event]:
         self.loop.turn(timeout_ms=5)
         return []
 
@@ -80,24 +80,24 @@ def test_chunk_that_several_requests_promote_counts_once(tmp_path: Path) -> None
         root = Path(folder)
         (root / "nvme").symlink_to(tmp_path)
         pod = Pod(root, nvme=_core.NvmeOptions(capacity_bytes=128 << 20, io_threads=2, deadline_ms=5000))
-        pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+        pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
         engine = pod.attach()
         pod.store(engine, CHUNKS)
         keys = [pod.key16(number) for number in CHUNKS]
         loop = Loop(pod.plane)
         pod.until("writing", lambda: pod.plane.write(keys) and pod.plane.tiers(keys) == BOTH)
-        (_, stride), *_ = pod.plane.classes()
+        stride = pod.plane.room()[0].stride_bytes
         rounds = pod.arena_mib * (1 << 20) // stride // len(CHUNKS) + 1
         at_once: list[int] = []
 
         def promoted() -> bool:
             # The plane forgets a read when it is polled, so between turns this is what the last turn left on its way.
-            at_once.append(pod.plane.stats()["reads_in_flight"])
+            at_once.append(pod.plane.stats().reads_in_flight)
             return pod.plane.tiers(keys) == BOTH
 
         for _ in range(rounds):
             at_once.clear()
-            assert pod.plane.evict_dram(keys) == len(keys)
+            assert all(pod.plane.evict_dram(keys))
             turn_until(loop, "demotion", lambda: pod.plane.tiers(keys) == NVME_ONLY)
             for _request in range(3):
                 engine.scheduler.promote(keys_of(CHUNKS), 0, 5000)
@@ -116,7 +116,7 @@ def test_disk_that_an_earlier_model_filled_goes_over_to_the_new_one(root: Path) 
     for numbers in stored:
         pod.store(old, numbers)
         pod.until("writing", lambda numbers=numbers: pod.on_nvme(numbers) == len(numbers))
-    assert pod.plane.nvme_slots(0)[0] == 0, "the disk is not full"
+    assert pod.plane.room()[0].nvme_free == 0, "the disk is not full"
     old.close()
     pod.plane.close()
     for folder in ("arena", "index"):
@@ -137,11 +137,11 @@ def test_chunks_that_leave_dram_while_the_disk_is_broken_are_counted_and_the_oth
     disk = disk_of(2)
     pod = LoopedPod(root, nvme=disk, arena_mib=192, dead_grace_seconds=0.1)
     engine = pod.attach([[4_000_000]])
-    pod.until("the arena", lambda: pod.plane.stats()["faulted_bytes"] == 192 * MIB)
+    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 192 * MIB)
     with writes_of_this_process_fail():
         for first in range(0, 96, 8):
             pod.store(engine, range(first, first + 8))
-        assert pod.plane.stats()["nvme"]["breaker_openings"] > 0
+        assert pod.plane.stats().nvme.breaker_openings > 0
     assert 0 < pod.loop.unwritten_evictions == pod.loop.evicted["dram"]
     in_dram = [number for number in range(96) if pod.plane.tiers([pod.key16(number)])[0] & _core.TIER_DRAM]
     assert len(in_dram) > 24
@@ -159,8 +159,8 @@ def test_disk_that_is_slower_than_the_engine_does_not_hold_up_evictions(root: Pa
     most = 0
     for first in range(0, 96, 8):
         pod.store(engine, range(first, first + 8))
-        most = max(most, pod.plane.stats()["writes_in_flight"])
-    assert most <= pod.plane.total_slots(0) // 4
+        most = max(most, pod.plane.stats().writes_in_flight)
+    assert most <= pod.plane.room()[0].dram_total // 4
     engine.close()
     pod.plane.close()
 
@@ -169,9 +169,9 @@ def test_chunks_that_left_before_the_daemon_heard_of_them_do_not_stop_its_writes
     """After a restart the core tells of its chunks in batches. The first extents change hands before the last batch came."""
     disk = disk_of(3)
     pod = Pod(root, nvme=disk, arena_mib=512, dead_grace_seconds=0.1)
-    pod.until("the scan", lambda: pod.plane.stats()["nvme"]["scan_done"])
+    pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
     small, large = pod.attach([[60_000]]), pod.attach([[2_000_000]])
-    on_disk = 3 * (_core.EXTENT_BYTES // dict(pod.plane.classes())[0])
+    on_disk = 3 * (_core.EXTENT_BYTES // pod.plane.room()[0].stride_bytes)
     for first in range(0, on_disk, 256):
         numbers = range(first, min(first + 256, on_disk))
         pod.store(small, numbers)
@@ -210,7 +210,7 @@ def test_flush_waits_for_slow_writes_and_not_for_room_that_does_not_come(
     pod.plane.close()
 
     successor = LoopedPod(root, nvme=disk_of(6), arena_mib=1024, dead_grace_seconds=0.1)
-    successor.until("the first writes", lambda: successor.plane.stats()["writes_in_flight"])
+    successor.until("the first writes", lambda: successor.plane.stats().writes_in_flight)
     successor.loop.flush(120.0)  # 360 MB on whatever disk that is, busy or not
     assert successor.on_nvme(range(6)) == 6
     successor.plane.close()
@@ -230,9 +230,9 @@ def test_without_a_disk_no_chunk_counts_as_unwritten(root: Path) -> None:
 def test_leases_that_an_engine_asked_for_in_a_burst_do_not_stay_with_it(root: Path) -> None:
     """An engine re-offers what it found no slot for at every step. Its wishes add up; what it is given must not."""
     pod = LoopedPod(root, arena_mib=192, dead_grace_seconds=0.1)
-    pod.until("the arena", lambda: pod.plane.stats()["faulted_bytes"] == 192 * MIB)
+    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 192 * MIB)
     engine = pod.attach([[1_000_000]])
-    slots = pod.plane.report()["arena_bytes"] // dict(pod.plane.classes())[0]
+    slots = pod.plane.report().arena_bytes // pod.plane.room()[0].stride_bytes
     for first in range(0, slots, 16):
         pod.store(engine, range(first, first + 16))
     for _step in range(40):
@@ -240,9 +240,27 @@ def test_leases_that_an_engine_asked_for_in_a_burst_do_not_stay_with_it(root: Pa
     for _turn in range(20):
         pod.turn()
     assert engine.scheduler.granted(0) <= slots // loop_module.IDLE_LEASE_SHARE
-    assert pod.plane.stats()["tiers"]["dram"]["chunks"] > slots // 2
+    assert pod.plane.stats().tiers["dram"].chunks > slots // 2
     second = pod.attach([[1_000_000]])
     pod.store(second, range(1000, 1008))
     for end in (engine, second):
         end.close()
+    pod.plane.close()
+
+
+def test_event_of_an_unknown_kind_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that is newer than its daemon must not be misunderstood in silence."""
+
+    class Newer:
+        """A kind that no `case` names."""
+
+    pod = LoopedPod(root)
+
+    class PlaneOfANewerCore:
+        def poll(self, _timeout_ms: int) -> list[Newer]:
+            return [Newer()]
+
+    monkeypatch.setattr(pod.loop, "_plane", PlaneOfANewerCore())
+    with pytest.raises(AssertionError, match="Newer"):
+        pod.loop.turn(0)
     pod.plane.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from spillway.config import DramConfig, PoolIdentity, SidecarConfig
@@ -32,10 +33,10 @@ def test_engine_that_stands_still_inside_a_step_is_named_while_slots_wait_for_it
     clock.now += STOPPED_SECONDS
     assert steps.stopped(side.pod.plane.stats()) == []  # nothing waits for it
 
-    assert side.pod.plane.evict_dram([side.pod.key16(0)]) == 1
+    assert side.pod.plane.evict_dram([side.pod.key16(0)]) == [True]
     for _ in range(3):
         side.pod.turn()
-    assert side.pod.plane.stats()["recycling_slots"] == 1
+    assert side.pod.plane.stats().recycling_slots == 1
     (tag,) = steps.stopped(side.pod.plane.stats())
     config = SidecarConfig(
         pool=PoolIdentity(namespace="n", name="p", uid="u"), revision="r", dram=DramConfig(capacity_bytes=64 << 20),
@@ -45,7 +46,7 @@ def test_engine_that_stands_still_inside_a_step_is_named_while_slots_wait_for_it
     assert [(c.type, c.reason) for c in conditions] == [("Degraded", "EngineStopped")]
 
     side.session.step_ended()
-    side.pod.until("recycling", lambda: side.pod.plane.stats()["recycling_slots"] == 0)
+    side.pod.until("recycling", lambda: side.pod.plane.stats().recycling_slots == 0)
     assert steps.stopped(side.pod.plane.stats()) == []
 
 
@@ -53,6 +54,6 @@ def test_engine_that_goes_from_step_to_step_is_not_named() -> None:
     clock = Clock()
     steps = Steps(clock)
     for epoch in (1, 2, 3):
-        stats = {"recycling_slots": 1, "engines": [{"incarnation": b"a", "tag": 0, "step_epoch": epoch}]}
-        assert steps.stopped(stats) == []
+        engine = SimpleNamespace(incarnation=b"a", tag=0, step_epoch=epoch)
+        assert steps.stopped(SimpleNamespace(recycling_slots=1, engines=[engine])) == []
         clock.now += STOPPED_SECONDS

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use plane_kit::*;
 use spillway_engine::attach::{HIT, MISS};
 use spillway_engine::index::IndexShape;
+use spillway_engine::key::Key16;
 use spillway_engine::layout::{CtlHeader, EXTENT_BYTES, PAGE_BYTES, stride_of};
-use spillway_engine::plane::{Event, Kind, OpenOptions, Outcome, Plane, TIER_DRAM, TIER_NVME};
+use spillway_engine::plane::{Event, OpenOptions, Outcome, Plane, TIER_DRAM, TIER_NVME};
 
 const PAYLOAD: usize = 100_000;
 
-fn promotions(events: &[Event]) -> Vec<Event> {
-    events.iter().copied().filter(|event| event.kind == Kind::Promote).collect()
+/// Deadlines in ms of the promotions that the policy was told of.
+fn promotions(events: &[Event]) -> Vec<u32> {
+    events.iter().filter_map(|event| if let Event::Promote { deadline_ms, .. } = event { Some(*deadline_ms) } else { None }).collect()
 }
 
 #[test]
@@ -34,12 +36,12 @@ fn thousands_of_asks_for_a_few_chunks_are_told_a_few_times() {
     }
     let told = promotions(&seen);
     assert!((8..=16).contains(&told.len()), "{} tellings of 8 chunks", told.len());
-    assert!(told.iter().all(|event| event.c <= 600_000), "nobody waits for {} ms", told[0].c);
+    assert!(told.iter().all(|deadline_ms| *deadline_ms <= 600_000), "nobody waits for {} ms", told[0]);
 
     // Once read and evicted again they can be asked for anew.
     plane.read(&(0..8).map(key16).collect::<Vec<_>>());
     until(&mut plane, "the reads", |plane, _| plane.stats().dram.chunks == 8);
-    assert_eq!(plane.evict_dram(&(0..8).map(key16).collect::<Vec<_>>()), 8);
+    assert_eq!(evicted(&plane.evict_dram(&(0..8).map(key16).collect::<Vec<_>>())), 8);
     engine.scheduler.promote(&asked, &[0], 1000).unwrap();
     let mut told = 0;
     until(&mut plane, "the tellings", |_, events| {
@@ -55,7 +57,7 @@ fn a_full_index_gives_up_its_oldest_and_never_freezes() {
     let folder = folder();
     let least = IndexShape { arena_bytes: EXTENT_BYTES, entry_count: IndexShape::MIN_ENTRIES }.file_bytes();
     let mut plane = Plane::open(OpenOptions { index_bytes: least, ..with_nvme(folder.path(), 256) }).unwrap();
-    assert_eq!(figure(&plane, "entries"), IndexShape::MIN_ENTRIES);
+    assert_eq!(plane.stats().entries, IndexShape::MIN_ENTRIES);
     let mut engine = Engine::attach(&mut plane, folder.path(), 1, 60_000);
     let mut displaced = Vec::new();
     for first in (0..2048).step_by(128) {
@@ -66,33 +68,36 @@ fn a_full_index_gives_up_its_oldest_and_never_freezes() {
             events.extend(until(&mut plane, "a lease", |plane, _| engine.offer(plane, number)));
         }
         events.extend(until(&mut plane, "the ring", |plane, _| plane.stats().engines[0].ring_depth == 0));
-        assert_eq!(count(&events, Kind::Inserted), 128, "from {first} on");
+        assert_eq!(count!(events, Event::Inserted { .. }), 128, "from {first} on");
         events.extend(until(&mut plane, "the writes", |plane, _| {
             plane.write(&keys);
             plane.tiers(&keys).iter().all(|bits| matches!(bits, 0 | 3))
         }));
         plane.evict_dram(&keys);
-        events.extend(until(&mut plane, "the recycling", |plane, _| figure(plane, "recycling_slots") == 0));
-        displaced.extend(events.into_iter().filter(|event| event.kind == Kind::Quarantined));
+        events.extend(until(&mut plane, "the recycling", |plane, _| plane.stats().recycling_slots == 0));
+        displaced.extend(events.into_iter().filter_map(|event| match event {
+            Event::Quarantined { key: Some(key), outcome: Outcome::Gone, tier } => Some((key, tier)),
+            Event::Quarantined { .. } => panic!("{event:?}"),
+            _ => None,
+        }));
     }
-    assert_eq!(figure(&plane, "index_full"), 0);
-    let (chunks, left) = (plane.stats().nvme.chunks, figure(&plane, "index_displaced"));
+    assert_eq!(plane.stats().index_full, 0);
+    let (chunks, left) = (plane.stats().nvme.chunks, plane.stats().index_displaced);
     assert_eq!(chunks + left, 2048);
     assert!(chunks > 1000, "{chunks} chunks in 1024 entries");
     // The policy hears of each, by the tier that it left, and the slots are free.
-    assert!(displaced.iter().all(|event| event.a == Outcome::Gone as i64));
-    let from_nvme = displaced.iter().filter(|event| event.b == TIER_NVME).count() as u64;
-    assert_eq!(from_nvme, left - displaced.iter().filter(|event| event.b == TIER_DRAM && is_alone(&displaced, event)).count() as u64);
-    assert!(displaced.iter().all(|event| plane.tiers(&[event.key.unwrap()]) == [0]));
+    let from_nvme = displaced.iter().filter(|(_, tier)| *tier == TIER_NVME).count() as u64;
+    assert_eq!(from_nvme, left - displaced.iter().filter(|(key, tier)| *tier == TIER_DRAM && is_alone(&displaced, *key)).count() as u64);
+    assert!(displaced.iter().all(|(key, _)| plane.tiers(&[*key]) == [0]));
     let (free, total) = plane.nvme_slots(0);
     assert_eq!(total - free, chunks);
     assert_eq!(plane.stats().quarantined.iter().map(|(_, chunks)| chunks).sum::<u64>(), 0);
     let (free, total) = plane.dram_slots(0);
-    assert_eq!(free + figure(&plane, "leases_out"), total);
+    assert_eq!(free + plane.stats().leases_out, total);
 }
 
-fn is_alone(displaced: &[Event], event: &Event) -> bool {
-    displaced.iter().filter(|other| other.key == event.key).count() == 1
+fn is_alone(displaced: &[(Key16, u8)], key: Key16) -> bool {
+    displaced.iter().filter(|(other, _)| *other == key).count() == 1
 }
 
 #[test]
@@ -140,7 +145,7 @@ fn neighbours_on_nvme_are_those_of_the_extent_and_no_others() {
         assert_eq!(plane.nvme_neighbours(&[key16(0), key16(2 * per_extent - 1)], 2).len(), all as usize);
     };
     check(&plane, 2 * per_extent);
-    assert_eq!(plane.evict_nvme(&[key16(1), key16(2)]), 2);
+    assert_eq!(evicted(&plane.evict_nvme(&[key16(1), key16(2)])), 2);
     check(&plane, 2 * per_extent - 2);
     drop(plane);
     // From a surviving index, and from the disk alone.
@@ -171,13 +176,13 @@ fn one_that_stands_still_in_a_step_stops_no_recycling_for_ever() {
     stopped.scheduler.lookup(&key(1), &mut answer).unwrap();
     assert_eq!(answer, [HIT]);
 
-    assert_eq!(plane.evict_dram(&[key16(1), key16(3)]), 2);
-    until(&mut plane, "the recycling", |plane, _| figure(plane, "recycling_slots") == 1);
-    assert_eq!((figure(&plane, "steps_expelled"), figure(&plane, "engines_expelled")), (1, 1));
+    assert_eq!(evicted(&plane.evict_dram(&[key16(1), key16(3)])), 2);
+    until(&mut plane, "the recycling", |plane, _| plane.stats().recycling_slots == 1);
+    assert_eq!((plane.stats().steps_expelled, plane.stats().engines_expelled), (1, 1));
     // What is evicted from now on does not wait again, and chunk 0 is there but not for that step.
     plane.evict_dram(&[key16(2)]);
     let began = Instant::now();
-    until(&mut plane, "the next recycling", |plane, _| figure(plane, "recycling_slots") == 1);
+    until(&mut plane, "the next recycling", |plane, _| plane.stats().recycling_slots == 1);
     assert!(began.elapsed() < Duration::from_secs(3));
     assert_eq!(stopped.scheduler.take_ticket(&key(0)).unwrap(), None);
     stopped.scheduler.lookup(&key(0), &mut answer).unwrap();
@@ -186,12 +191,12 @@ fn one_that_stands_still_in_a_step_stops_no_recycling_for_ever() {
 
     // Its next step is as good as any, and the old ticket's bytes are what they were.
     assert!(stopped.check(0));
-    assert_eq!(figure(&plane, "engines_expelled"), 0);
+    assert_eq!(plane.stats().engines_expelled, 0);
     let mut found = vec![0; PAYLOAD];
     stopped.arena.read_exact_at(&mut found, u64::from(slots[0]) * PAGE_BYTES + PAGE_BYTES).unwrap();
     assert!(found == payload(3, PAYLOAD));
     stopped.rank.ack(old).unwrap();
-    until(&mut plane, "the last slot", |plane, _| figure(plane, "recycling_slots") == 0);
+    until(&mut plane, "the last slot", |plane, _| plane.stats().recycling_slots == 0);
 }
 
 #[test]

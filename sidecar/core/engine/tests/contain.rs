@@ -36,19 +36,19 @@ fn a_pod() {
     until(&mut plane, "the refusal", |_, _| {
         (broken.scheduler.state(), other.scheduler.state().0) == ((STATE_REFUSED, REFUSED_FAULT), STATE_ACCEPTED)
     });
-    assert_eq!(figure(&plane, "panics_contained"), 1);
+    assert_eq!(plane.stats().panics_contained, 1);
 
     // Its successor does not come to it again, though the operation is still at the tail.
     drop(plane);
     let mut plane = Plane::open(options(folder.path())).unwrap();
-    assert_eq!(figure(&plane, "panics_contained"), 0);
+    assert_eq!(plane.stats().panics_contained, 0);
     assert!((0..8).all(|number| other.check(number)));
     drop(broken);
     let events = until(&mut plane, "the burial", |plane, _| plane.stats().engines.len() == 1);
-    assert_eq!(count(&events, Kind::EngineDead), 1);
-    until(&mut plane, "the tickets", |plane, _| figure(plane, "open_tickets") + figure(plane, "recycling_slots") == 0);
+    assert_eq!(count!(events, Event::EngineDead { .. }), 1);
+    until(&mut plane, "the tickets", |plane, _| plane.stats().open_tickets + plane.stats().recycling_slots == 0);
     let (free, total) = plane.dram_slots(0);
-    assert_eq!(free + figure(&plane, "leases_out") + plane.stats().dram.chunks, total, "a slot was lost");
+    assert_eq!(free + plane.stats().leases_out + plane.stats().dram.chunks, total, "a slot was lost");
 }
 
 fn let_it_panic_at(point: &str) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use spillway_engine::attach::{Attachment, HIT, MISS, NVME};
 use spillway_engine::key::{Key16, Key36, derive};
 use spillway_engine::nvme::{Direct, NvmeConfig};
-use spillway_engine::plane::{Kind, OpenOptions, Plane};
+use spillway_engine::plane::{Event, OpenOptions, Plane};
 
 const PAYLOAD: usize = 200_000;
 const FINGERPRINT: [u8; 32] = [7; 32];
@@ -76,12 +76,12 @@ impl Daemon {
 
     fn turn(&mut self) {
         for event in self.plane.poll(Duration::from_millis(10), 1024) {
-            match event.kind {
-                Kind::EngineReady => _ = self.plane.grant(event.a as u8, 0, 8),
-                Kind::LeaseWanted => _ = self.plane.grant(event.a as u8, event.b as usize, event.c as u64),
-                Kind::Inserted => _ = self.stored.insert(event.key.unwrap()),
-                Kind::Written => self.written += 1,
-                Kind::Promote => _ = self.plane.read(&[event.key.unwrap()]),
+            match event {
+                Event::EngineReady { tag, .. } => _ = self.plane.grant(tag, 0, 8),
+                Event::LeaseWanted { tag, group, count } => _ = self.plane.grant(tag, group.into(), count),
+                Event::Inserted { key, .. } => _ = self.stored.insert(key),
+                Event::Written { .. } => self.written += 1,
+                Event::Promote { key, .. } => _ = self.plane.read(&[key]),
                 _ => {}
             }
         }
@@ -219,14 +219,10 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn figure(plane: &Plane, name: &str) -> u64 {
-    plane.stats().plain.iter().find(|(known, _)| *known == name).unwrap().1
-}
-
 /// Every slot is free, leased, quarantined or holds a chunk, and every lease waits for the engine, which holds none by now: nothing was lost.
 fn check_slots(plane: &Plane, engine: &Engine, chunks: u64) {
     let (free, total) = plane.dram_slots(0);
-    let (leases, quarantined) = (figure(plane, "leases_out"), figure(plane, "quarantined_slots"));
+    let (leases, quarantined) = (plane.stats().leases_out, plane.stats().quarantined_slots);
     assert_eq!(leases, engine.scheduler.granted(0).unwrap(), "leases that the engine knows nothing of");
     assert_eq!(free + leases + quarantined + chunks, total, "free {free}, leased {leases}, quarantined {quarantined}, chunks {chunks}");
 }
@@ -254,7 +250,7 @@ fn kill_and_take_over(crash_at: &str, role: Role) -> Plane {
         let all_handed_over = store.step(root);
         store.check_hits(root);
         store.promote();
-        let settled = figure(&successor.plane, "recycling_slots") + figure(&successor.plane, "reads_in_flight") == 0;
+        let settled = successor.plane.stats().recycling_slots + successor.plane.stats().reads_in_flight == 0;
         all_handed_over && settled && (role == Role::Evict || store.answers().iter().all(|answer| *answer == HIT))
     });
     let answers = store.answers();
@@ -302,7 +298,7 @@ fn a_torn_entry_costs_its_chunk_and_nothing_else() {
 #[test]
 fn a_read_under_way_quarantines_its_slot() {
     let successor = kill_and_take_over("reading:1", Role::Promote);
-    assert_eq!(figure(&successor, "quarantined_slots"), 1);
+    assert_eq!(successor.stats().quarantined_slots, 1);
 }
 
 #[test]

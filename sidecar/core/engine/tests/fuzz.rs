@@ -22,7 +22,7 @@ use spillway_engine::control::{Ctl, STATE_NEW};
 use spillway_engine::index::Index;
 use spillway_engine::key::Key16;
 use spillway_engine::layout::*;
-use spillway_engine::plane::{Event, Kind, OpenOptions, Plane};
+use spillway_engine::plane::{Event, OpenOptions, Plane};
 
 const PAYLOAD: usize = 60_000;
 const STEPS_PER_ROUND: u64 = 1500;
@@ -396,10 +396,10 @@ impl Round {
         let plane = self.plane.as_mut().unwrap();
         let events: Vec<Event> = plane.poll(Duration::ZERO, 4096);
         for event in events {
-            match event.kind {
-                Kind::LeaseWanted => _ = plane.grant(event.a as u8, event.b as usize, (event.c as u64).min(2)),
-                Kind::Promote => _ = plane.read(&[event.key.unwrap()]),
-                Kind::Inserted if event.c != i64::from(self.honest.as_ref().unwrap().tag) => self.inserted.push_back(event.key.unwrap()),
+            match event {
+                Event::LeaseWanted { tag, group, count } => _ = plane.grant(tag, group.into(), count.min(2)),
+                Event::Promote { key, .. } => _ = plane.read(&[key]),
+                Event::Inserted { key, tag, .. } if tag != self.honest.as_ref().unwrap().tag => self.inserted.push_back(key),
                 _ => {}
             }
         }
@@ -416,7 +416,7 @@ impl Round {
         let any = self.kept[self.dice.below(self.kept.len() as u64) as usize];
         assert!(honest.check(any), "chunk {any} of the honest engine is gone");
         if self.kept.len() > KEPT {
-            assert_eq!(plane.evict_dram(&[key16(self.kept.pop_front().unwrap())]), 1);
+            assert_eq!(evicted(&plane.evict_dram(&[key16(self.kept.pop_front().unwrap())])), 1);
         }
         self.checked += 1;
     }

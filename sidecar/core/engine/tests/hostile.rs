@@ -13,7 +13,7 @@ use spillway_engine::attach::Attachment;
 use spillway_engine::control::{REFUSED_GEOMETRY, STATE_REFUSED};
 use spillway_engine::header::{Page, SlotHeader};
 use spillway_engine::layout::{CtlHeader, EXTENT_BYTES, PAGE_BYTES, ctl};
-use spillway_engine::plane::{Kind, OpenOptions, Plane};
+use spillway_engine::plane::{Event, OpenOptions, Plane};
 
 const PAYLOAD: usize = 100_000;
 
@@ -201,5 +201,5 @@ fn a_generation_at_the_end_of_its_range_is_damage() {
     put_on_nvme(&mut plane, &mut engine, 2..3);
     assert_eq!(plane.tiers(&[key16(1)]), [0]);
     let events = until(&mut plane, "nothing", |_, _| true);
-    assert_eq!(count(&events, Kind::EngineRefused), 0);
+    assert_eq!(count!(events, Event::EngineRefused { .. }), 0);
 }

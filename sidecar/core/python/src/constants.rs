@@ -6,26 +6,7 @@ use spillway_engine::attach::{HIT, MISS, NVME};
 use spillway_engine::control;
 use spillway_engine::key::KEY_BYTES;
 use spillway_engine::layout::{self, COUNTERS};
-use spillway_engine::plane::{Kind, OUTCOMES, Outcome, TIER_DRAM, TIER_NVME, TierState};
-
-const KINDS: &[(&str, Kind)] = &[
-    ("EV_INSERTED", Kind::Inserted),
-    ("EV_PROMOTE", Kind::Promote),
-    ("EV_READ", Kind::Read),
-    ("EV_WRITTEN", Kind::Written),
-    ("EV_USED", Kind::Used),
-    ("EV_LEASE_WANTED", Kind::LeaseWanted),
-    ("EV_FREED", Kind::Freed),
-    ("EV_ENGINE_ATTACHED", Kind::EngineAttached),
-    ("EV_ENGINE_READY", Kind::EngineReady),
-    ("EV_ENGINE_DEAD", Kind::EngineDead),
-    ("EV_SCANNED", Kind::Scanned),
-    ("EV_SCAN_DONE", Kind::ScanDone),
-    ("EV_QUARANTINED", Kind::Quarantined),
-    ("EV_NVME_STATE", Kind::NvmeState),
-    ("EV_ADOPTED", Kind::Adopted),
-    ("EV_ENGINE_REFUSED", Kind::EngineRefused),
-];
+use spillway_engine::plane::{OUTCOMES, Outcome, TIER_DRAM, TIER_NVME, TierState};
 
 const OUTCOME_CONSTANTS: &[(&str, Outcome)] = &[
     ("OUT_OK", Outcome::Ok),
@@ -70,9 +51,6 @@ const NUMBERS: &[(&str, u64)] = &[
 
 /// Add them all.
 pub fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    for (name, kind) in KINDS {
-        module.add(*name, *kind as i64)?;
-    }
     for (name, outcome) in OUTCOME_CONSTANTS {
         module.add(*name, *outcome as u8)?;
     }

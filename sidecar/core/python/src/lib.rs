@@ -3,6 +3,7 @@
 mod attachment;
 mod constants;
 mod errors;
+mod events;
 mod options;
 mod plane;
 mod records;
@@ -14,6 +15,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", spillway_engine::VERSION)?;
     constants::add_to(module)?;
     errors::add_to(module)?;
+    events::add_to(module)?;
+    records::add_to(module)?;
     module.add_class::<options::NvmeOptions>()?;
     module.add_class::<plane::Plane>()?;
     module.add_class::<attachment::Attachment>()

@@ -6,29 +6,19 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 use spillway_engine::key::Key16;
-use spillway_engine::plane::{self, Event, OpenOptions};
+use spillway_engine::plane::{self, OpenOptions};
 
 use crate::errors::{PlaneError, plane_error};
 use crate::options::NvmeOptions;
-use crate::records;
+use crate::{events, records};
 
 /// The sidecar's side.
 #[pyclass(module = "spillway._core")]
 pub struct Plane {
     /// Python may share any object between threads, the plane has one owner. Every method borrows exclusively, so the lock is never waited for.
     inner: Mutex<Option<plane::Plane>>,
-}
-
-type EventTuple<'py> = (i64, Bound<'py, PyBytes>, i64, i64, i64);
-
-fn tuple_of<'py>(py: Python<'py>, event: Event) -> EventTuple<'py> {
-    let key = match event.key {
-        Some(key) => PyBytes::new(py, &key.to_bytes()),
-        None => PyBytes::new(py, &[]),
-    };
-    (event.kind as i64, key, event.a, event.b, event.c)
 }
 
 fn keys_of(keys: &[Bound<'_, PyBytes>]) -> PyResult<Vec<Key16>> {
@@ -78,31 +68,32 @@ impl Plane {
         Ok(Self { inner: Mutex::new(Some(opened)) })
     }
 
-    fn report<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    fn report(&mut self, py: Python<'_>) -> PyResult<records::Report> {
         records::report(py, self.live()?.report())
     }
 
     #[pyo3(signature = (timeout_ms, max_events = 1024))]
-    fn poll<'py>(&mut self, py: Python<'py>, timeout_ms: u64, max_events: usize) -> PyResult<Vec<EventTuple<'py>>> {
+    fn poll(&mut self, py: Python<'_>, timeout_ms: u64, max_events: usize) -> PyResult<Vec<Py<PyAny>>> {
         let plane = self.live()?;
-        let events = py.detach(|| plane.poll(Duration::from_millis(timeout_ms), max_events));
-        Ok(events.into_iter().map(|event| tuple_of(py, event)).collect())
+        let found = py.detach(|| plane.poll(Duration::from_millis(timeout_ms), max_events));
+        found.into_iter().map(|event| events::event(py, event)).collect()
     }
 
-    fn grant(&mut self, tag: u8, group: usize, count: u64) -> PyResult<u64> {
-        Ok(self.live()?.grant(tag, group, count))
+    fn grant(&mut self, grants: Vec<(u8, usize, u64)>) -> PyResult<Vec<u64>> {
+        let plane = self.live()?;
+        Ok(grants.into_iter().map(|(tag, group, count)| plane.grant(tag, group, count)).collect())
     }
 
-    fn lease_account(&mut self, tag: u8, group: usize) -> PyResult<Option<(u8, u64)>> {
-        Ok(self.live()?.lease_account(tag, group))
+    fn lease_accounts(&mut self) -> PyResult<Vec<records::LeaseAccount>> {
+        Ok(records::lease_accounts(self.live()?))
     }
 
-    fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
+    fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
         Ok(self.live()?.evict_dram(&keys))
     }
 
-    fn evict_nvme(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<usize> {
+    fn evict_nvme(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
         Ok(self.live()?.evict_nvme(&keys))
     }
@@ -142,23 +133,11 @@ impl Plane {
         Ok(PyBytes::new(py, &self.live()?.tiers(&keys)))
     }
 
-    fn free_slots(&mut self, class_id: u8) -> PyResult<u64> {
-        Ok(self.live()?.dram_slots(class_id).0)
+    fn room(&mut self) -> PyResult<Vec<records::ClassRoom>> {
+        Ok(records::room(self.live()?))
     }
 
-    fn total_slots(&mut self, class_id: u8) -> PyResult<u64> {
-        Ok(self.live()?.dram_slots(class_id).1)
-    }
-
-    fn classes(&mut self) -> PyResult<Vec<(u8, u64)>> {
-        Ok(self.live()?.classes())
-    }
-
-    fn nvme_slots(&mut self, class_id: u8) -> PyResult<(u64, u64)> {
-        Ok(self.live()?.nvme_slots(class_id))
-    }
-
-    fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    fn stats(&mut self, py: Python<'_>) -> PyResult<records::Stats> {
         records::stats(py, self.live()?)
     }
 

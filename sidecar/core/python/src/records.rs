@@ -1,115 +1,276 @@
-//! Reports and statistics as Python dicts.
+//! Reports, statistics and room as frozen classes.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
-use spillway_engine::plane::{EngineStats, NvmeReport, Plane, Report, Stats, TierStats};
+use pyo3::types::{PyBytes, PyDict};
+use spillway_engine::control::{STATE_ACCEPTED, STATE_REFUSED};
+use spillway_engine::plane;
 
-fn figures<'py>(py: Python<'py>, named: &[(&'static str, u64)]) -> PyResult<Bound<'py, PyDict>> {
+type Figures = Py<PyDict>;
+
+fn figures(py: Python<'_>, named: &[(&'static str, u64)]) -> PyResult<Figures> {
     let dict = PyDict::new(py);
     for (name, value) in named {
         dict.set_item(name, value)?;
     }
-    Ok(dict)
+    Ok(dict.unbind())
 }
 
 /// `Plane.report()`.
-pub fn report<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {
-    let plain = [
-        ("abi", u64::from(spillway_engine::layout::ABI)),
-        ("arena_bytes_asked", report.arena_bytes_asked),
-        ("arena_bytes", report.arena_bytes),
-        ("entries", report.entries),
-        ("adopted_chunks", report.adopted_chunks),
-        ("repaired_entries", report.repaired_entries),
-        ("quarantined_slots", report.quarantined_slots),
-        ("requeued_slots", report.requeued_slots),
-        ("engines_kept", report.engines_kept),
-    ];
-    let dict = figures(py, &plain)?;
-    dict.set_item("adopted", report.adopted)?;
-    dict.set_item("reason", &report.reason)?;
-    dict.set_item("nvme", nvme_report(py, &report.nvme)?)?;
-    Ok(dict)
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct Report {
+    abi: u32,
+    adopted: bool,
+    reason: String,
+    arena_bytes_asked: u64,
+    arena_bytes: u64,
+    entries: u64,
+    adopted_chunks: u64,
+    repaired_entries: u64,
+    quarantined_slots: u64,
+    requeued_slots: u64,
+    engines_kept: u64,
+    nvme: Py<NvmeReport>,
 }
 
-fn nvme_report<'py>(py: Python<'py>, report: &NvmeReport) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("state", report.state as u32)?;
-    dict.set_item("reason", &report.reason)?;
-    dict.set_item("message", &report.message)?;
-    dict.set_item("slot_number", report.slot_number)?;
-    dict.set_item("direct", report.direct)?;
-    dict.set_item("adopted", report.adopted)?;
-    dict.set_item("rung", report.rung)?;
-    dict.set_item("store_id", PyBytes::new(py, &report.store_id))?;
-    dict.set_item("capacity_bytes", report.capacity_bytes)?;
-    Ok(dict)
+/// The NVMe tier as open found it.
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct NvmeReport {
+    state: u32,
+    reason: String,
+    message: String,
+    slot_number: u32,
+    direct: bool,
+    adopted: bool,
+    rung: &'static str,
+    store_id: Py<PyBytes>,
+    capacity_bytes: u64,
 }
 
 /// `Plane.stats()`.
-pub fn stats<'py>(py: Python<'py>, plane: &Plane) -> PyResult<Bound<'py, PyDict>> {
-    let stats: Stats = plane.stats();
-    let dict = figures(py, &stats.plain)?;
-    dict.set_item("hop_bytes", figures(py, &stats.hop_bytes)?)?;
-    dict.set_item("overhead_bytes", figures(py, &stats.overhead_bytes)?)?;
-    dict.set_item("quarantined", figures(py, &stats.quarantined)?)?;
-    dict.set_item("invalid_ops", figures(py, &stats.invalid_ops)?)?;
-    dict.set_item("oldest_ticket_seconds", stats.oldest_ticket_seconds)?;
-    dict.set_item("arena_poisoned", stats.arena_poisoned)?;
-    dict.set_item("fault_error", stats.fault_error.as_deref())?;
-    let tiers = PyDict::new(py);
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct Stats {
+    hop_bytes: Figures,
+    overhead_bytes: Figures,
+    tiers: Py<PyDict>,
+    quarantined: Figures,
+    invalid_ops: Figures,
+    index_full: u64,
+    promotions_waiting: u64,
+    promotions_joined: u64,
+    promotions_declined: u64,
+    index_displaced: u64,
+    panics_contained: u64,
+    steps_expelled: u64,
+    engines_expelled: u64,
+    duplicates: u64,
+    io_errors: u64,
+    leases_out: u64,
+    open_tickets: u64,
+    oldest_ticket_seconds: f64,
+    pinned_slots: u64,
+    recycling_slots: u64,
+    quarantined_slots: u64,
+    reads_in_flight: u64,
+    writes_in_flight: u64,
+    faulted_bytes: u64,
+    entries: u64,
+    arena_poisoned: bool,
+    fault_error: Option<String>,
+    nvme: Py<NvmeStats>,
+    engines: Vec<Py<EngineStats>>,
+}
+
+/// One tier's figures.
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct TierStats {
+    chunks: u64,
+    bytes: u64,
+    capacity_bytes: u64,
+    slots_free: u64,
+    slots_total: u64,
+}
+
+/// The NVMe tier now.
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct NvmeStats {
+    state: u32,
+    reason: String,
+    direct: bool,
+    rung: &'static str,
+    scan_done: bool,
+    late_ios: u64,
+    breaker_openings: u64,
+}
+
+/// One incarnation's figures.
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct EngineStats {
+    tag: u8,
+    incarnation: Py<PyBytes>,
+    state: u32,
+    ranks: usize,
+    groups: usize,
+    ready: bool,
+    alive: bool,
+    leases: usize,
+    tickets: usize,
+    ring_depth: u64,
+    step_epoch: u64,
+    fingerprint: Option<Py<PyBytes>>,
+    counters: Figures,
+}
+
+/// What a slot class has and could still draw, in both tiers.
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct ClassRoom {
+    class_id: u8,
+    stride_bytes: u64,
+    dram_free: u64,
+    dram_total: u64,
+    nvme_free: u64,
+    nvme_total: u64,
+}
+
+/// One group of an engine that can be granted to.
+#[pyclass(frozen, get_all, module = "spillway._core")]
+pub struct LeaseAccount {
+    tag: u8,
+    group: usize,
+    class_id: u8,
+    idle: u64,
+}
+
+/// Add the classes.
+pub fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Report>()?;
+    module.add_class::<NvmeReport>()?;
+    module.add_class::<Stats>()?;
+    module.add_class::<TierStats>()?;
+    module.add_class::<NvmeStats>()?;
+    module.add_class::<EngineStats>()?;
+    module.add_class::<ClassRoom>()?;
+    module.add_class::<LeaseAccount>()
+}
+
+pub fn report(py: Python<'_>, report: &plane::Report) -> PyResult<Report> {
+    Ok(Report {
+        abi: spillway_engine::layout::ABI,
+        adopted: report.adopted,
+        reason: report.reason.clone(),
+        arena_bytes_asked: report.arena_bytes_asked,
+        arena_bytes: report.arena_bytes,
+        entries: report.entries,
+        adopted_chunks: report.adopted_chunks,
+        repaired_entries: report.repaired_entries,
+        quarantined_slots: report.quarantined_slots,
+        requeued_slots: report.requeued_slots,
+        engines_kept: report.engines_kept,
+        nvme: Py::new(py, nvme_report(py, &report.nvme))?,
+    })
+}
+
+fn nvme_report(py: Python<'_>, report: &plane::NvmeReport) -> NvmeReport {
+    NvmeReport {
+        state: report.state as u32,
+        reason: report.reason.clone(),
+        message: report.message.clone(),
+        slot_number: report.slot_number,
+        direct: report.direct,
+        adopted: report.adopted,
+        rung: report.rung,
+        store_id: PyBytes::new(py, &report.store_id).unbind(),
+        capacity_bytes: report.capacity_bytes,
+    }
+}
+
+pub fn stats(py: Python<'_>, plane: &plane::Plane) -> PyResult<Stats> {
+    let stats = plane.stats();
     let classes = plane.classes();
     let sum = |slots: &dyn Fn(u8) -> (u64, u64)| {
         classes.iter().map(|(class, _)| slots(*class)).fold((0, 0), |sum, (free, total)| (sum.0 + free, sum.1 + total))
     };
+    let tiers = PyDict::new(py);
     tiers.set_item("dram", tier(py, &stats.dram, sum(&|class| plane.dram_slots(class)))?)?;
     tiers.set_item("nvme", tier(py, &stats.nvme, sum(&|class| plane.nvme_slots(class)))?)?;
-    dict.set_item("tiers", tiers)?;
-    dict.set_item("nvme", nvme_now(py, plane)?)?;
-    let engines: Vec<_> = stats.engines.iter().map(|found| engine(py, found)).collect::<PyResult<_>>()?;
-    dict.set_item("engines", PyList::new(py, engines)?)?;
-    Ok(dict)
+    Ok(Stats {
+        hop_bytes: figures(py, &stats.hop_bytes)?,
+        overhead_bytes: figures(py, &stats.overhead_bytes)?,
+        tiers: tiers.unbind(),
+        quarantined: figures(py, &stats.quarantined)?,
+        invalid_ops: figures(py, &stats.invalid_ops)?,
+        index_full: stats.index_full,
+        promotions_waiting: stats.promotions_waiting,
+        promotions_joined: stats.promotions_joined,
+        promotions_declined: stats.promotions_declined,
+        index_displaced: stats.index_displaced,
+        panics_contained: stats.panics_contained,
+        steps_expelled: stats.steps_expelled,
+        engines_expelled: stats.engines_expelled,
+        duplicates: stats.duplicates,
+        io_errors: stats.io_errors,
+        leases_out: stats.leases_out,
+        open_tickets: stats.open_tickets,
+        oldest_ticket_seconds: stats.oldest_ticket_seconds,
+        pinned_slots: stats.pinned_slots,
+        recycling_slots: stats.recycling_slots,
+        quarantined_slots: stats.quarantined_slots,
+        reads_in_flight: stats.reads_in_flight,
+        writes_in_flight: stats.writes_in_flight,
+        faulted_bytes: stats.faulted_bytes,
+        entries: stats.entries,
+        arena_poisoned: stats.arena_poisoned,
+        fault_error: stats.fault_error.clone(),
+        nvme: Py::new(py, nvme_now(plane))?,
+        engines: stats.engines.iter().map(|found| Py::new(py, engine(py, found)?)).collect::<PyResult<_>>()?,
+    })
 }
 
-fn tier<'py>(py: Python<'py>, found: &TierStats, slots: (u64, u64)) -> PyResult<Bound<'py, PyDict>> {
-    let plain = [
-        ("chunks", found.chunks),
-        ("bytes", found.bytes),
-        ("capacity_bytes", found.capacity_bytes),
-        ("slots_free", slots.0),
-        ("slots_total", slots.1),
-    ];
-    figures(py, &plain)
+fn tier(py: Python<'_>, found: &plane::TierStats, slots: (u64, u64)) -> PyResult<Py<TierStats>> {
+    let (slots_free, slots_total) = slots;
+    Py::new(py, TierStats { chunks: found.chunks, bytes: found.bytes, capacity_bytes: found.capacity_bytes, slots_free, slots_total })
 }
 
-fn nvme_now<'py>(py: Python<'py>, plane: &Plane) -> PyResult<Bound<'py, PyDict>> {
+fn nvme_now(plane: &plane::Plane) -> NvmeStats {
     let (state, reason) = plane.nvme_state();
     let store = plane.nvme_stats();
-    let dict = figures(py, &[("late_ios", store.late), ("breaker_openings", store.breaker_opened)])?;
-    dict.set_item("state", state as u32)?;
-    dict.set_item("reason", reason)?;
-    dict.set_item("direct", plane.report().nvme.direct)?;
-    dict.set_item("rung", plane.report().nvme.rung)?;
-    dict.set_item("scan_done", plane.is_scan_done())?;
-    Ok(dict)
+    NvmeStats {
+        state: state as u32,
+        reason: reason.to_owned(),
+        direct: plane.report().nvme.direct,
+        rung: plane.report().nvme.rung,
+        scan_done: plane.is_scan_done(),
+        late_ios: store.late,
+        breaker_openings: store.breaker_opened,
+    }
 }
 
-fn engine<'py>(py: Python<'py>, found: &EngineStats) -> PyResult<Bound<'py, PyDict>> {
-    let plain = [
-        ("tag", u64::from(found.tag)),
-        ("ranks", found.ranks as u64),
-        ("groups", found.groups as u64),
-        ("leases", found.leases as u64),
-        ("tickets", found.tickets as u64),
-        ("ring_depth", found.ring_depth),
-        ("step_epoch", found.step_epoch),
-    ];
-    let dict = figures(py, &plain)?;
-    dict.set_item("incarnation", PyBytes::new(py, &found.incarnation))?;
-    dict.set_item("state", if found.refused { spillway_engine::control::STATE_REFUSED } else { spillway_engine::control::STATE_ACCEPTED })?;
-    dict.set_item("ready", found.ready)?;
-    dict.set_item("alive", found.alive)?;
-    dict.set_item("fingerprint", found.fingerprint.map(|fingerprint| PyBytes::new(py, &fingerprint)))?;
-    dict.set_item("counters", figures(py, &found.counters)?)?;
-    Ok(dict)
+fn engine(py: Python<'_>, found: &plane::EngineStats) -> PyResult<EngineStats> {
+    Ok(EngineStats {
+        tag: found.tag,
+        incarnation: PyBytes::new(py, &found.incarnation).unbind(),
+        state: if found.refused { STATE_REFUSED } else { STATE_ACCEPTED },
+        ranks: found.ranks,
+        groups: found.groups,
+        ready: found.ready,
+        alive: found.alive,
+        leases: found.leases,
+        tickets: found.tickets,
+        ring_depth: found.ring_depth,
+        step_epoch: found.step_epoch,
+        fingerprint: found.fingerprint.map(|fingerprint| PyBytes::new(py, &fingerprint).unbind()),
+        counters: figures(py, &found.counters)?,
+    })
+}
+
+pub fn room(plane: &plane::Plane) -> Vec<ClassRoom> {
+    let room = |(class_id, stride_bytes)| {
+        let ((dram_free, dram_total), (nvme_free, nvme_total)) = (plane.dram_slots(class_id), plane.nvme_slots(class_id));
+        ClassRoom { class_id, stride_bytes, dram_free, dram_total, nvme_free, nvme_total }
+    };
+    plane.classes().into_iter().map(room).collect()
+}
+
+pub fn lease_accounts(plane: &plane::Plane) -> Vec<LeaseAccount> {
+    let accounts = plane.lease_accounts().into_iter();
+    accounts.map(|(tag, group, class_id, idle)| LeaseAccount { tag, group, class_id, idle }).collect()
 }

@@ -8,7 +8,7 @@ use crate::key::Key16;
 use crate::layout::*;
 use crate::seqlock::EntryValue;
 
-use super::{Event, Kind, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
+use super::{Event, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
 
 impl Plane {
     /// As [`Plane::insert_entry`], at the cost of another chunk if need be. False: all of the window's are being read or written.
@@ -37,13 +37,13 @@ impl Plane {
         if value.dram_slot != NO_DRAM {
             self.mark(value.dram_slot, SlotState::Recycling, 0, value.class);
             self.unlinked.push(value.dram_slot);
-            self.emit(Event::of_key(Kind::Quarantined, key, Outcome::Gone as i64, TIER_DRAM, 0));
+            self.emit(Event::Quarantined { key: Some(key), outcome: Outcome::Gone, tier: TIER_DRAM });
         }
         if value.nvme_slot != NO_NVME {
             if let Some(store) = &mut self.tier.store {
                 store.free(value.nvme_slot);
             }
-            self.emit(Event::of_key(Kind::Quarantined, key, Outcome::Gone as i64, TIER_NVME, 0));
+            self.emit(Event::Quarantined { key: Some(key), outcome: Outcome::Gone, tier: TIER_NVME });
         }
         self.counters.index_displaced += 1;
     }

@@ -11,7 +11,7 @@ use crate::key::KeyMap;
 use crate::layout::*;
 
 use super::engine::{Engine, Group, Refusal, mark_refused};
-use super::{Event, Kind, Plane, Stranger};
+use super::{Event, Plane, Stranger};
 
 /// [`IncarnationRecord::state`]: free.
 pub(super) const RECORD_FREE: u32 = 0;
@@ -58,7 +58,7 @@ impl Plane {
                 // A file that a predecessor refused keeps the reason it was given.
                 if ctl.header().state.load(Ordering::Relaxed) != STATE_REFUSED {
                     mark_refused(&ctl, reason);
-                    self.emit(Event::of(Kind::EngineRefused, -1, reason.into(), 0));
+                    self.emit(Event::EngineRefused { tag: None, reason });
                 }
                 if self.strangers.len() < MAX_STRANGERS {
                     self.strangers.insert(id, Stranger { ctl, free_since: None });
@@ -94,7 +94,7 @@ impl Plane {
         let engine = Engine::new(tag, id, ctl, shape);
         engine.accept();
         self.engines[tag as usize] = Some(engine);
-        self.emit(Event::of(Kind::EngineAttached, tag.into(), shape.0 as i64, shape.1 as i64));
+        self.emit(Event::EngineAttached { tag, ranks: shape.0 as u32, groups: shape.1 as u32 });
     }
 
     /// Publish the geometry of every engine whose ranks have all declared.
@@ -138,15 +138,15 @@ impl Plane {
     fn make_ready(&mut self, tag: usize, slices: &[Vec<u64>], groups: Vec<Option<Group>>) {
         let Some(engine) = self.engines[tag].as_mut() else { return };
         engine.publish_geometry(slices, groups);
-        let (ranks, n_groups) = (engine.n_ranks as i64, engine.n_groups as i64);
-        self.emit(Event::of(Kind::EngineReady, tag as i64, ranks, n_groups));
+        let (ranks, groups) = (engine.n_ranks as u32, engine.n_groups as u32);
+        self.emit(Event::EngineReady { tag: tag as u8, ranks, groups });
     }
 
     pub(super) fn refuse(&mut self, tag: usize, reason: u32) {
         let Some(engine) = self.engines[tag].as_mut() else { return };
         engine.refuse(reason);
         self.index.incarnations()[tag].state.store(RECORD_REFUSED, Ordering::Release);
-        self.emit(Event::of(Kind::EngineRefused, tag as i64, reason.into(), 0));
+        self.emit(Event::EngineRefused { tag: Some(tag as u8), reason });
     }
 
     /// Report what engines took and missed; counted ticket releases.
@@ -168,7 +168,7 @@ impl Plane {
             self.counters.hop(super::Hop::ArenaToEngine, bytes.into(), 0);
         }
         for (group, count) in wanted {
-            self.emit(Event::of(Kind::LeaseWanted, tag as i64, group as i64, count as i64));
+            self.emit(Event::LeaseWanted { tag: tag as u8, group: group as u8, count });
         }
     }
 
@@ -217,7 +217,7 @@ impl Plane {
             return;
         }
         let Some(engine) = self.engines[tag].take() else { return };
-        let (leases, tickets) = (engine.leases.len() as i64, engine.tickets.len() as i64);
+        let (leases, tickets) = (engine.leases.len() as u64, engine.tickets.len() as u64);
         for slot in &engine.leases {
             self.free_slot(*slot);
         }
@@ -225,7 +225,7 @@ impl Plane {
         self.tier.expected.forget_engine(tag as u8);
         self.index.incarnations()[tag].state.store(RECORD_FREE, Ordering::Release);
         let _ = std::fs::remove_file(engine.ctl.path());
-        self.emit(Event::of(Kind::EngineDead, tag as i64, leases, tickets));
+        self.emit(Event::EngineDead { tag: tag as u8, leases, tickets });
     }
 
     /// Take over the incarnations of a predecessor; how many. Their leases are found in the slot table afterwards.

@@ -1,49 +1,13 @@
-//! What a poll reports. The numbers are the Python constants of `_core.pyi`.
+//! What a poll reports.
 
 use crate::key::Key16;
 
-/// A chunk's tiers, as bits.
-pub const TIER_DRAM: i64 = 1;
-/// A chunk's tiers, as bits.
-pub const TIER_NVME: i64 = 2;
+use super::TierState;
 
-/// Kinds of events; (a, b, c) as `_core.pyi` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i64)]
-pub enum Kind {
-    /// A published chunk is HIT from now on.
-    Inserted = 1,
-    /// An engine wants an NVMe chunk in DRAM.
-    Promote = 2,
-    /// A read ended.
-    Read = 3,
-    /// A write ended.
-    Written = 4,
-    /// A chunk was used.
-    Used = 5,
-    /// An engine took or missed leases.
-    LeaseWanted = 6,
-    /// DRAM slots are free again.
-    Freed = 7,
-    /// An incarnation was accepted.
-    EngineAttached = 8,
-    /// Its geometry is known.
-    EngineReady = 9,
-    /// It is dead, its leases and tickets are back.
-    EngineDead = 10,
-    /// A chunk was found on NVMe.
-    Scanned = 11,
-    /// The scan is over.
-    ScanDone = 12,
-    /// A chunk was quarantined.
-    Quarantined = 13,
-    /// The NVMe tier changed its state.
-    NvmeState = 14,
-    /// A chunk survived in the index.
-    Adopted = 15,
-    /// An incarnation was refused.
-    EngineRefused = 16,
-}
+/// A chunk's tiers, as bits.
+pub const TIER_DRAM: u8 = 1;
+/// A chunk's tiers, as bits.
+pub const TIER_NVME: u8 = 2;
 
 /// How a read or a write ended; also why a chunk was quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,29 +34,39 @@ pub enum Outcome {
 /// Names by number: metric labels.
 pub const OUTCOMES: [&str; 8] = ["ok", "corrupt_payload", "corrupt_header", "wrong_key", "misplaced", "io_error", "gone", "timeout"];
 
-/// One event.
+/// One event. `class` is a slot class, `tag` an engine's place in the incarnation table, `tiers` bits of `TIER_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// What happened.
-    pub kind: Kind,
-    /// To which chunk.
-    pub key: Option<Key16>,
-    /// First figure.
-    pub a: i64,
-    /// Second figure.
-    pub b: i64,
-    /// Third figure.
-    pub c: i64,
-}
-
-impl Event {
-    /// About a chunk.
-    pub fn of_key(kind: Kind, key: Key16, a: i64, b: i64, c: i64) -> Self {
-        Self { kind, key: Some(key), a, b, c }
-    }
-
-    /// About no chunk.
-    pub fn of(kind: Kind, a: i64, b: i64, c: i64) -> Self {
-        Self { kind, key: None, a, b, c }
-    }
+pub enum Event {
+    /// A published chunk is HIT from now on.
+    Inserted { key: Key16, class: u8, tag: u8 },
+    /// An engine wants an NVMe chunk in DRAM, `deadline_ms` from now at the latest.
+    Promote { key: Key16, class: u8, tag: u8, deadline_ms: u32 },
+    /// A read ended after `took_ns`.
+    Read { key: Key16, class: u8, outcome: Outcome, took_ns: u64 },
+    /// A write ended.
+    Written { key: Key16, class: u8, outcome: Outcome },
+    /// A chunk was used.
+    Used { key: Key16, tag: u8, tiers: u8 },
+    /// An engine took or missed `count` leases of a group.
+    LeaseWanted { tag: u8, group: u8, count: u64 },
+    /// `count` DRAM slots are free again.
+    Freed { class: u8, count: u64 },
+    /// An incarnation was accepted.
+    EngineAttached { tag: u8, ranks: u32, groups: u32 },
+    /// Its geometry is known.
+    EngineReady { tag: u8, ranks: u32, groups: u32 },
+    /// It is dead, its leases and tickets are back.
+    EngineDead { tag: u8, leases: u64, tickets: u64 },
+    /// An incarnation was refused (`control::REFUSED_*`); one that never got a place has no tag.
+    EngineRefused { tag: Option<u8>, reason: u32 },
+    /// A chunk was found on NVMe after a start.
+    Scanned { key: Key16, class: u8, generation: u64 },
+    /// The scan is over.
+    ScanDone { chunks: u64, faults: u64 },
+    /// A chunk was quarantined in one tier; its key may be unreadable.
+    Quarantined { key: Option<Key16>, outcome: Outcome, tier: u8 },
+    /// The NVMe tier changed its state.
+    NvmeState { state: TierState },
+    /// A chunk survived in the index; told once after open, least recently used first.
+    Adopted { key: Key16, class: u8, tiers: u8, last_use: u32 },
 }

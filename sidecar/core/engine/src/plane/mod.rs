@@ -5,7 +5,6 @@
 //! publish: header, entry, slot VALID, tail; evict: entry, slot RECYCLING, epoch; promote: slot READING, read, verify, entry, slot VALID.
 //! In each case the entry is the commit point, and `open` brings the slot's state in line with it.
 
-mod bounds;
 mod contain;
 mod displace;
 mod engine;
@@ -36,7 +35,7 @@ use crate::layout::*;
 use crate::seqlock::{EntryValue, LIVE};
 
 use engine::Engine;
-pub use event::{Event, Kind, OUTCOMES, Outcome, TIER_DRAM, TIER_NVME};
+pub use event::{Event, OUTCOMES, Outcome, TIER_DRAM, TIER_NVME};
 pub use open::{NvmeReport, OpenOptions, Report};
 pub use stats::{EngineStats, Hop, InvalidOp, Stats, TierStats};
 use tier::Tier;
@@ -129,6 +128,12 @@ fn key_of(value: &EntryValue) -> Key16 {
     Key16(value.key[0], value.key[1])
 }
 
+fn tiers_of(value: &EntryValue) -> u8 {
+    let dram = if value.dram_slot != NO_DRAM { TIER_DRAM } else { 0 };
+    let nvme = if value.nvme_slot != NO_NVME { TIER_NVME } else { 0 };
+    dram | nvme
+}
+
 impl Plane {
     /// What open found.
     pub fn report(&self) -> &Report {
@@ -150,8 +155,7 @@ impl Plane {
 
     /// Tier bits per key; 0: unknown.
     pub fn tiers(&self, keys: &[Key16]) -> Vec<u8> {
-        let bits = |value: EntryValue| u8::from(value.dram_slot != NO_DRAM) | u8::from(value.nvme_slot != NO_NVME) << 1;
-        keys.iter().map(|key| self.index.find(*key).map_or(0, |(_, value)| bits(value))).collect()
+        keys.iter().map(|key| self.index.find(*key).map_or(0, |(_, value)| tiers_of(&value))).collect()
     }
 
     /// Lease up to `count` free slots to an engine; the number granted.
@@ -164,9 +168,15 @@ impl Plane {
         granted
     }
 
-    /// (class, slots granted and not taken yet) of a group that can be granted to; None: it cannot, now or any more.
-    pub fn lease_account(&self, tag: u8, group: usize) -> Option<(u8, u64)> {
-        self.grant_terms(tag, group).map(|(found, room)| (found.class, GRANT_SLOTS as u64 - room))
+    /// (tag, group, class, slots granted and not taken yet) of every group that can be granted to now: one with bytes, of an engine that
+    /// is ready and was not refused.
+    pub fn lease_accounts(&self) -> Vec<(u8, usize, u8, u64)> {
+        let groups = self.engines.iter().flatten().flat_map(|engine| (0..engine.n_groups).map(|group| (engine.tag, group)));
+        let account = |(tag, group)| {
+            let (found, room) = self.grant_terms(tag, group)?;
+            Some((tag, group, found.class, GRANT_SLOTS as u64 - room))
+        };
+        groups.filter_map(account).collect()
     }
 
     fn grant_terms(&self, tag: u8, group: usize) -> Option<(engine::Group, u64)> {

@@ -33,7 +33,7 @@ use crate::nvme::{NvmeConfig, NvmeStore};
 use crate::seqlock::{EntryValue, LIVE};
 
 use super::tier::{Tier, TierState};
-use super::{Event, Gauges, Kind, Plane, TIER_DRAM, TIER_NVME, key_of, poll, stats};
+use super::{Event, Gauges, Plane, key_of, poll, stats, tiers_of};
 
 /// What a plane is opened with.
 #[derive(Clone, Debug)]
@@ -345,9 +345,7 @@ impl Plane {
         self.report.adopted_chunks = survivors.len() as u64;
         self.adopted_left = survivors.len();
         for (last_use, value) in survivors {
-            let dram = if value.dram_slot != NO_DRAM { TIER_DRAM } else { 0 };
-            let nvme = if value.nvme_slot != NO_NVME { TIER_NVME } else { 0 };
-            self.emit(Event::of_key(Kind::Adopted, key_of(&value), value.class.into(), dram | nvme, last_use.into()));
+            self.emit(Event::Adopted { key: key_of(&value), class: value.class, tiers: tiers_of(&value), last_use });
         }
     }
 }

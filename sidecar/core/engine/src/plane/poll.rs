@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::clock;
 use crate::layout::MAX_CLASSES;
 
-use super::{Event, Kind, Plane};
+use super::{Event, Plane};
 
 /// A heart beats at least this often while Python waits in here; engines give up after a second.
 const WAIT_MAX_NS: u64 = 100_000_000;
@@ -110,7 +110,7 @@ impl Plane {
         for class in 0..MAX_CLASSES {
             let count = std::mem::take(&mut self.due.freed[class]);
             if count > 0 {
-                self.emit(Event::of(Kind::Freed, class as i64, count as i64, 0));
+                self.emit(Event::Freed { class: class as u8, count });
             }
         }
     }

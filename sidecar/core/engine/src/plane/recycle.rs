@@ -16,9 +16,9 @@ use super::Plane;
 const STEP_MAX_NS: u64 = 5_000_000_000;
 
 impl Plane {
-    /// Unlink chunks from DRAM; the number accepted. Refused: unknown, not in DRAM, being written to NVMe.
-    pub fn evict_dram(&mut self, keys: &[Key16]) -> usize {
-        let accepted = keys.iter().filter(|key| self.unlink_dram(**key)).count();
+    /// Unlink chunks from DRAM; one answer per key. Refused: unknown, not in DRAM, being written to NVMe.
+    pub fn evict_dram(&mut self, keys: &[Key16]) -> Vec<bool> {
+        let accepted = keys.iter().map(|key| self.unlink_dram(*key)).collect();
         self.seal_unlinked();
         accepted
     }

@@ -12,7 +12,7 @@ use crate::ring::Op;
 use crate::seqlock::EntryValue;
 
 use super::expected::Ask;
-use super::{Event, Hop, InvalidOp, Kind, Plane, TIER_DRAM, TIER_NVME, dram_entry};
+use super::{Event, Hop, InvalidOp, Plane, dram_entry, tiers_of};
 
 /// Operations of one engine per pass; keeps the heart beating and the engines even.
 const OPS_PER_PASS: usize = 512;
@@ -181,7 +181,7 @@ impl Plane {
         self.resident.insert(op.slot, op.length);
         self.due.progress = true;
         self.counters.hop(Hop::EngineToArena, u64::from(op.length), 0);
-        self.emit(Event::of_key(Kind::Inserted, chunk.key, chunk.class.into(), chunk.stride as i64, tag.into()));
+        self.emit(Event::Inserted { key: chunk.key, class: chunk.class, tag });
         Ok(true)
     }
 
@@ -231,7 +231,8 @@ impl Plane {
         {
             let ask = self.tier.expected.ask(key, op.key, fingerprint, tag, op.aux, clock::now_ns());
             if let Ask::Tell(deadline_ms) = ask {
-                self.emit(Event::of_key(Kind::Promote, key, value.class.into(), tag.into(), deadline_ms as i64));
+                let deadline_ms = deadline_ms.min(u64::from(u32::MAX)) as u32;
+                self.emit(Event::Promote { key, class: value.class, tag, deadline_ms });
             }
         }
         Ok(0)
@@ -241,8 +242,7 @@ impl Plane {
         let (key, _) = self.key_under(tag, op)?;
         if let Some((place, value)) = self.index.find(key) {
             self.index.touch(place);
-            let bits = if value.dram_slot != NO_DRAM { TIER_DRAM } else { 0 } | if value.nvme_slot != NO_NVME { TIER_NVME } else { 0 };
-            self.emit(Event::of_key(Kind::Used, key, bits, tag.into(), 0));
+            self.emit(Event::Used { key, tag, tiers: tiers_of(&value) });
         }
         Ok(0)
     }

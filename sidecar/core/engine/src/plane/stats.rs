@@ -136,8 +136,44 @@ pub struct Stats {
     pub quarantined: Vec<(&'static str, u64)>,
     /// (reason, operations).
     pub invalid_ops: Vec<(&'static str, u64)>,
-    /// (name, value) of everything that is one number.
-    pub plain: Vec<(&'static str, u64)>,
+    /// Chunks not kept because their probe window was full.
+    pub index_full: u64,
+    /// Publications of chunks that were there.
+    pub duplicates: u64,
+    /// Reads and writes that failed.
+    pub io_errors: u64,
+    /// DRAM slots leased.
+    pub leases_out: u64,
+    /// Tickets not acknowledged by all ranks.
+    pub open_tickets: u64,
+    /// DRAM slots that they hold.
+    pub pinned_slots: u64,
+    /// DRAM slots evicted and not free yet.
+    pub recycling_slots: u64,
+    /// DRAM slots held back for a read of a dead daemon.
+    pub quarantined_slots: u64,
+    /// Reads that the device has.
+    pub reads_in_flight: u64,
+    /// Writes that the device has.
+    pub writes_in_flight: u64,
+    /// Arena bytes backed by memory.
+    pub faulted_bytes: u64,
+    /// Entries in the index.
+    pub entries: u64,
+    /// Chunks that engines wait for from NVMe.
+    pub promotions_waiting: u64,
+    /// Asks that joined another for the same chunk.
+    pub promotions_joined: u64,
+    /// Asks of engines that wait for too much already.
+    pub promotions_declined: u64,
+    /// Chunks that left both tiers for a newer one in their probe window.
+    pub index_displaced: u64,
+    /// Panics while one engine was served, which was refused for it.
+    pub panics_contained: u64,
+    /// Steps that took so long that they were declared void.
+    pub steps_expelled: u64,
+    /// Engines that are in such a step now.
+    pub engines_expelled: u64,
     /// Age of the oldest open ticket.
     pub oldest_ticket_seconds: f64,
     /// The arena was truncated by an engine; DRAM is off.
@@ -169,33 +205,30 @@ impl Plane {
             nvme: TierStats { chunks: self.gauges.nvme_chunks, bytes: self.gauges.nvme_bytes, capacity_bytes: self.tier.capacity_bytes() },
             quarantined: named(&OUTCOMES, &counters.quarantined),
             invalid_ops: named(&INVALID_OPS, &counters.invalid_ops),
-            plain: self.plain_figures(),
+            index_full: counters.index_full,
+            duplicates: counters.duplicates,
+            io_errors: counters.io_errors,
+            leases_out: self.engines.iter().flatten().map(|engine| engine.leases.len() as u64).sum(),
+            open_tickets: self.engines.iter().flatten().map(|engine| engine.tickets.len() as u64).sum(),
+            pinned_slots: self.pinned_slots().len() as u64,
+            recycling_slots: (self.waiting.len() + self.quiesced.len()) as u64,
+            quarantined_slots: self.quarantined.len() as u64,
+            reads_in_flight: self.tier.reads_in_flight() as u64,
+            writes_in_flight: self.tier.writes_in_flight() as u64,
+            faulted_bytes: self.arena.faulted_bytes(),
+            entries: self.index.entry_count(),
+            promotions_waiting: self.tier.expected.len() as u64,
+            promotions_joined: self.tier.expected.joined,
+            promotions_declined: self.tier.expected.declined,
+            index_displaced: counters.index_displaced,
+            panics_contained: counters.panics_contained,
+            steps_expelled: counters.steps_expelled,
+            engines_expelled: self.engines.iter().flatten().filter(|engine| engine.is_expelled()).count() as u64,
             oldest_ticket_seconds: age_ns as f64 / 1e9,
             arena_poisoned: self.withdrawn,
             fault_error: self.arena.fault_error().map(|error| error.to_string()),
             engines: self.engines.iter().flatten().map(engine_stats).collect(),
         }
-    }
-
-    fn plain_figures(&self) -> Vec<(&'static str, u64)> {
-        let leases: usize = self.engines.iter().flatten().map(|engine| engine.leases.len()).sum();
-        let tickets: usize = self.engines.iter().flatten().map(|engine| engine.tickets.len()).sum();
-        let mut figures = vec![
-            ("index_full", self.counters.index_full),
-            ("duplicates", self.counters.duplicates),
-            ("io_errors", self.counters.io_errors),
-            ("leases_out", leases as u64),
-            ("open_tickets", tickets as u64),
-            ("pinned_slots", self.pinned_slots().len() as u64),
-            ("recycling_slots", (self.waiting.len() + self.quiesced.len()) as u64),
-            ("quarantined_slots", self.quarantined.len() as u64),
-            ("reads_in_flight", self.tier.reads_in_flight() as u64),
-            ("writes_in_flight", self.tier.writes_in_flight() as u64),
-            ("faulted_bytes", self.arena.faulted_bytes()),
-            ("entries", self.index.entry_count()),
-        ];
-        figures.extend(self.bound_figures());
-        figures
     }
 }
 

@@ -20,7 +20,7 @@ use crate::nvme::{Completion, IoFault, NvmeStore, StoreStats};
 use crate::seqlock::{EntryValue, LIVE};
 
 use super::expected::Expected;
-use super::{Event, Hop, Kind, MAX_GENERATION, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
+use super::{Event, Hop, MAX_GENERATION, Outcome, Plane, TIER_DRAM, TIER_NVME, key_of};
 
 /// What the tier is doing; the numbers are those of the index header's nvme_state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -224,13 +224,13 @@ impl Plane {
             store.free(nvme_slot);
         }
         self.counters.quarantine(outcome);
-        self.emit(Event::of_key(Kind::Quarantined, key_of(value), outcome as i64, TIER_DRAM, 0));
+        self.emit(Event::Quarantined { key: Some(key_of(value)), outcome, tier: TIER_DRAM });
         self.unlink_entry(place, value);
     }
 
-    /// Forget chunks on NVMe; the number accepted. Refused: unknown, not there, being read or written.
-    pub fn evict_nvme(&mut self, keys: &[Key16]) -> usize {
-        keys.iter().filter(|key| self.forget_nvme(**key)).count()
+    /// Forget chunks on NVMe; one answer per key. Refused: unknown, not there, being read or written.
+    pub fn evict_nvme(&mut self, keys: &[Key16]) -> Vec<bool> {
+        keys.iter().map(|key| self.forget_nvme(*key)).collect()
     }
 
     fn forget_nvme(&mut self, key: Key16) -> bool {
@@ -336,8 +336,8 @@ impl Plane {
         let (key, class, since_ns) = (read.key, read.class, read.since_ns);
         self.tier.expected.forget(key);
         self.due.progress = true;
-        let took_ns = clock::now_ns().saturating_sub(since_ns) as i64;
-        self.emit(Event::of_key(Kind::Read, key, Outcome::Timeout as i64, class.into(), took_ns));
+        let took_ns = clock::now_ns().saturating_sub(since_ns);
+        self.emit(Event::Read { key, class, outcome: Outcome::Timeout, took_ns });
     }
 
     fn end_read(&mut self, token: u64, result: Result<(), IoFault>) {
@@ -389,22 +389,22 @@ impl Plane {
             // Published by an engine meanwhile.
             self.free_slot(read.dram_slot);
         }
-        let took_ns = clock::now_ns().saturating_sub(read.since_ns) as i64;
-        self.emit(Event::of_key(Kind::Read, read.key, Outcome::Ok as i64, read.class.into(), took_ns));
+        let took_ns = clock::now_ns().saturating_sub(read.since_ns);
+        self.emit(Event::Read { key: read.key, class: read.class, outcome: Outcome::Ok, took_ns });
     }
 
     fn fail_read(&mut self, read: &Read, outcome: Outcome) {
         self.tier.expected.forget(read.key);
         self.free_slot(read.dram_slot);
         self.due.progress = true;
-        let took_ns = clock::now_ns().saturating_sub(read.since_ns) as i64;
-        self.emit(Event::of_key(Kind::Read, read.key, outcome as i64, read.class.into(), took_ns));
+        let took_ns = clock::now_ns().saturating_sub(read.since_ns);
+        self.emit(Event::Read { key: read.key, class: read.class, outcome, took_ns });
     }
 
     fn quarantine_nvme(&mut self, place: u64, value: &EntryValue, outcome: Outcome) {
         let stride = self.stride_of_class(value.class);
         self.counters.quarantine(outcome);
-        self.emit(Event::of_key(Kind::Quarantined, key_of(value), outcome as i64, TIER_NVME, 0));
+        self.emit(Event::Quarantined { key: Some(key_of(value)), outcome, tier: TIER_NVME });
         self.change_entry(place, value, &EntryValue { nvme_slot: NO_NVME, ..*value });
         self.overwrite_header(value.nvme_slot, stride);
     }
@@ -427,7 +427,7 @@ impl Plane {
             self.counters.io_errors += u64::from(!done);
             store.free(write.nvme_slot);
         }
-        self.emit(Event::of_key(Kind::Written, write.key, outcome as i64, write.class.into(), 0));
+        self.emit(Event::Written { key: write.key, class: write.class, outcome });
     }
 
     fn name_written(&mut self, write: &Write) -> Outcome {
@@ -446,7 +446,7 @@ impl Plane {
         self.tier.reason = reason;
         self.index.header().nvme_state.store(state as u32, Ordering::Release);
         self.due.progress = true;
-        self.emit(Event::of(Kind::NvmeState, state as i64, 0, 0));
+        self.emit(Event::NvmeState { state });
     }
 
     /// A header that the scan found. Its slot is in use from the store's view; here it is given a name or given back.
@@ -496,7 +496,7 @@ impl Plane {
         if named {
             self.tier.scanned.0 += 1;
             self.due.progress = true;
-            self.emit(Event::of_key(Kind::Scanned, key, class.into(), header.stride as i64, header.generation as i64));
+            self.emit(Event::Scanned { key, class, generation: header.generation });
         } else if let Some(store) = &mut self.tier.store {
             store.free(slot);
         }
@@ -527,14 +527,14 @@ impl Plane {
     fn note_scan_fault(&mut self, outcome: Outcome) {
         self.tier.scanned.1 += 1;
         self.counters.quarantine(outcome);
-        self.emit(Event::of(Kind::Quarantined, outcome as i64, TIER_NVME, 0));
+        self.emit(Event::Quarantined { key: None, outcome, tier: TIER_NVME });
     }
 
     fn end_scan(&mut self) {
         self.tier.scan_done = true;
         self.index.header().scan_done.store(1, Ordering::Release);
-        let (found, faults) = self.tier.scanned;
-        self.emit(Event::of(Kind::ScanDone, found as i64, faults as i64, 0));
+        let (chunks, faults) = self.tier.scanned;
+        self.emit(Event::ScanDone { chunks, faults });
         if self.tier.state == TierState::Scanning {
             self.set_tier_state(TierState::Active, String::new());
         }

@@ -12,7 +12,7 @@ use spillway_engine::control;
 use spillway_engine::key::{Key16, Key36, derive};
 use spillway_engine::layout::{EXTENT_BYTES, PAGE_BYTES, ctl};
 use spillway_engine::nvme::{Direct, NvmeConfig};
-use spillway_engine::plane::{Event, Kind, OpenOptions, Plane};
+use spillway_engine::plane::{Event, OpenOptions, Plane};
 use tempfile::TempDir;
 
 pub const FINGERPRINT: [u8; 32] = [7; 32];
@@ -80,10 +80,6 @@ pub fn until(plane: &mut Plane, what: &str, mut done: impl FnMut(&mut Plane, &[E
         }
         assert!(Instant::now() < end, "waited 30 s for {what}");
     }
-}
-
-pub fn figure(plane: &Plane, name: &str) -> u64 {
-    plane.stats().plain.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("a figure {name}")).1
 }
 
 pub fn open_descriptors() -> usize {
@@ -156,6 +152,11 @@ impl Engine {
     }
 }
 
+/// How many of the chunks were taken.
+pub fn evicted(accepted: &[bool]) -> usize {
+    accepted.iter().filter(|accepted| **accepted).count()
+}
+
 /// Put chunks on NVMe alone.
 pub fn put_on_nvme(plane: &mut Plane, engine: &mut Engine, numbers: std::ops::Range<u32>) {
     let keys: Vec<Key16> = numbers.clone().map(key16).collect();
@@ -167,10 +168,14 @@ pub fn put_on_nvme(plane: &mut Plane, engine: &mut Engine, numbers: std::ops::Ra
         plane.write(&keys);
         plane.tiers(&keys).iter().all(|bits| *bits == 3)
     });
-    assert_eq!(plane.evict_dram(&keys), keys.len());
-    until(plane, "the recycling", |plane, _| figure(plane, "recycling_slots") == 0);
+    assert_eq!(evicted(&plane.evict_dram(&keys)), keys.len());
+    until(plane, "the recycling", |plane, _| plane.stats().recycling_slots == 0);
 }
 
-pub fn count(events: &[Event], kind: Kind) -> usize {
-    events.iter().filter(|event| event.kind == kind).count()
+/// How many events match a pattern.
+#[macro_export]
+macro_rules! count {
+    ($events:expr, $pattern:pat) => {
+        $events.iter().filter(|event| matches!(event, $pattern)).count()
+    };
 }
