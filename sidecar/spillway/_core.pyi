@@ -249,7 +249,7 @@ class ScanDone:
 
 @final
 class Quarantined:
-    """A chunk was found damaged in one tier; None: its header does not say which."""
+    """A chunk was quarantined in one tier; its key may be unreadable. OUT_GONE: it made room in the index, told once per tier."""
 
     key: Final[bytes | None]
     outcome: Final[int]
@@ -523,8 +523,8 @@ class Plane:
         """Forget chunks on NVMe (a copy in DRAM stays). False: unknown, not there, being read or written."""
 
     def nvme_neighbours(self, keys: list[bytes], max_extents: int) -> list[bytes]:
-        """Every chunk in the first max_extents NVMe extents that these keys lie in, in no order. Walks the whole index
-        (9 ms per 2 Mi entries): for extents that shall change their class."""
+        """Every chunk in the first max_extents NVMe extents that these keys lie in, in no order: for extents that
+        shall change their class. Costs what they hold."""
 
     def set_nvme_deadline(self, deadline_seconds: float) -> None:
         """How long an I/O submitted from now on may take. Without a tier, or for 0, nothing happens."""

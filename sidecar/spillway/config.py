@@ -53,14 +53,19 @@ class ConfigError(ValueError):
 
 
 def index_bytes(dram_bytes: int, nvme_bytes: int) -> int:
-    """Size the index for both tiers: two entries of 64 B per chunk of 256 KiB, rounded up to a power of two.
+    """Size the index for both tiers: two entries of 64 B per chunk of 256 KiB beside its tables, rounded up to MiB.
 
     Two entries per chunk keep the table at most half full, where a probe of 32 entries practically always finds room.
     At least 1 MiB, at most 4 GiB.
     """
     chunks = -(-(dram_bytes + nvme_bytes) // SMALLEST_EXPECTED_CHUNK_BYTES)
-    wanted = max(2 * INDEX_ENTRY_BYTES * chunks, MIN_INDEX_BYTES)
-    return min(1 << (wanted - 1).bit_length(), MAX_INDEX_BYTES)
+    wanted = 2 * INDEX_ENTRY_BYTES * chunks + index_table_bytes(dram_bytes)
+    return min(max(-(-wanted // MIB) * MIB, MIN_INDEX_BYTES), MAX_INDEX_BYTES)
+
+
+def index_table_bytes(dram_bytes: int) -> int:
+    """What the index file holds beside its entries: 16 B per 64 KiB of DRAM, 4 B per 64 MiB, five pages of the rest."""
+    return 16 * -(-dram_bytes // (64 * KIB)) + 4 * -(-dram_bytes // (64 * MIB)) + 5 * 4 * KIB
 
 
 def _check_public_key(encoded: str) -> str:

@@ -46,7 +46,7 @@ def find_conditions(
         found.append(
             degraded(
                 "EngineStopped",
-                f"engine {tags} stands still inside a step, and what was evicted since cannot be used again: resume or end it",
+                f"engine {tags} stands still inside a step, and its neighbours had to wait for what was evicted: resume or end it",
             )
         )
     refused = [engine for engine in stats.engines if engine.state == _core.STATE_REFUSED]

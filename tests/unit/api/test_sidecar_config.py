@@ -19,6 +19,7 @@ from spillway.config import (
     LiveOverrides,
     SidecarConfig,
     index_bytes,
+    index_table_bytes,
     parse_live_overrides,
     parse_sidecar_config,
 )
@@ -103,10 +104,11 @@ def test_overrides_refuse_what_is_not_live() -> None:
 @given(st.integers(64 * MIB, 1 << 42), st.integers(0, 1 << 50))
 def test_index_has_two_entries_per_chunk_within_its_bounds(dram_bytes: int, nvme_bytes: int) -> None:
     size = index_bytes(dram_bytes, nvme_bytes)
-    assert size & (size - 1) == 0, "a power of two"
+    assert size % MIB == 0
     assert MIN_INDEX_BYTES <= size <= MAX_INDEX_BYTES
     chunks = (dram_bytes + nvme_bytes) / (256 * 1024)
-    assert size == MAX_INDEX_BYTES or size / 64 >= 2 * chunks
+    assert size == MAX_INDEX_BYTES or (size - index_table_bytes(dram_bytes)) / 64 >= 2 * chunks
+    assert size <= MIN_INDEX_BYTES or size - MIB < 64 * 2 * (chunks + 1) + index_table_bytes(dram_bytes), "no more than that"
 
 
 def test_package_imports_nothing() -> None:
