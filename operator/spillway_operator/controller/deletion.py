@@ -8,7 +8,7 @@ during the cleanup (the webhook saw the deletion a moment late), the wait and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -84,26 +84,24 @@ class PoolDeletion:
     async def _advance_cleanup(
         self, metadata: Metadata, pool: KVCachePool | None, status: PoolStatus, nodes: list[str]
     ) -> float | None:
-        outcomes = await self._clean(metadata, pool, nodes)
-        for outcome in outcomes:
-            if outcome.state is Cleaning.ABSENT:
-                log.warning("nothing to clean", namespace=metadata.namespace, pool=metadata.name, node=outcome.node,
-                            reason=outcome.message)  # fmt: skip
-                await self._warn(metadata, Reason.DISK_FOLDER_ABSENT, f"node {outcome.node}: {outcome.message}")
+        outcomes = [await self._tell(metadata, outcome) for outcome in await self._clean(metadata, pool, nodes)]
         left = [outcome for outcome in outcomes if outcome.state in (Cleaning.RUNNING, Cleaning.FAILED)]
         done = [outcome for outcome in outcomes if outcome.state in (Cleaning.DONE, Cleaning.ABSENT)]
         failed = [outcome for outcome in left if outcome.state is Cleaning.FAILED]
+        errors = [outcome.error for outcome in left if outcome.error is not None]
         if failed:
-            await self._warn(metadata, Reason.DISK_ORPHANS, _describe(failed))
+            try:
+                await self._warn(metadata, Reason.DISK_ORPHANS, _describe(failed))
+            except ApiError as error:
+                errors.append(error)
         left_nodes = sorted(outcome.node for outcome in left if outcome.node)
         await self._report(metadata, status, _cleaning_verdicts(left, failed), left_nodes)
         # A spent pod outlives its node's name in the status: without it the clean node would be cleaned again, and that
         # nothing is found there would be told as a disk that is not mounted.
         for outcome in done:
             await self.cleaner.drop(metadata.uid, outcome.node)
-        for outcome in left:
-            if outcome.error is not None:
-                raise outcome.error
+        if errors:
+            raise errors[0]
         if not left:
             await self._let_go(metadata, [])
             return None
@@ -123,6 +121,18 @@ class PoolDeletion:
             await self._clean_node(DiskCleanup(metadata.namespace, metadata.name, metadata.uid, path, node))
             for node in nodes
         ]
+
+    async def _tell(self, metadata: Metadata, outcome: NodeOutcome) -> NodeOutcome:
+        """Warn of a node where nothing was found. One of which that cannot be said counts as not done yet."""
+        if outcome.state is not Cleaning.ABSENT:
+            return outcome
+        log.warning("nothing to clean", namespace=metadata.namespace, pool=metadata.name, node=outcome.node,
+                    reason=outcome.message)  # fmt: skip
+        try:
+            await self._warn(metadata, Reason.DISK_FOLDER_ABSENT, f"node {outcome.node}: {outcome.message}")
+        except ApiError as error:
+            return replace(outcome, state=Cleaning.RUNNING, error=error)
+        return outcome
 
     async def _clean_node(self, cleanup: DiskCleanup) -> NodeOutcome:
         try:

@@ -13,6 +13,7 @@ from spillway_operator.kube.errors import ApiError, Conflict
 from spillway_operator.kube.resources import EVENTS, Manifest
 
 COMPONENT = "spillway-operator"
+_REFUSED_FOR_GOOD = frozenset({400, 403, 404, 413, 422})
 
 log = structlog.get_logger()
 
@@ -31,15 +32,16 @@ class Subject:
 async def post_once(api: ApiServer, subject: Subject, reason: str, message: str) -> None:
     """Post a Warning about `subject`; the same reason and message about the same object is posted once an hour at most.
 
-    The API server forgets Events after an hour; until then the second one meets the first by name. A namespace that is
-    being terminated takes no Event; what is to be done about the object must not wait for that.
+    The API server forgets Events after an hour; until then the second one meets the first by name. An Event that is refused for
+    good, as by a namespace that is being terminated, is left unsaid: nothing that is to be done may wait for it. Raises ApiError
+    where it may be taken later.
     """
     try:
         await api.create(build_event(subject, reason, message, datetime.now(UTC)), EVENTS)
     except Conflict:
         return
     except ApiError as error:
-        if error.status not in (403, 404):
+        if error.status not in _REFUSED_FOR_GOOD:
             raise
         log.warning("event is not taken", namespace=subject.namespace, name=subject.name, reason=str(error))
 
@@ -51,7 +53,7 @@ def build_event(subject: Subject, reason: str, message: str, now: datetime) -> M
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
-        "metadata": {"name": f"{subject.name[:230]}.{digest}", "namespace": subject.namespace},
+        "metadata": {"name": f"{subject.name[:230].rstrip('.-')}.{digest}", "namespace": subject.namespace},
         "involvedObject": {
             "apiVersion": subject.api_version,
             "kind": subject.kind,

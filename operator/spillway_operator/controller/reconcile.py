@@ -119,14 +119,17 @@ class Reconciler:
                 metadata, self._facts(key, metadata, None, fault, webhook_problem), previous, nodes
             )
         nodes = decide_disk_nodes(pool, injected)
-        await self._apply_finalizer(pool, nodes)
+        try:
+            await self._apply_finalizer(pool, nodes)
+        except ApiError as error:
+            failed.append(error)
         try:
             config_map_problem = await self._apply_config_map(key, pool)
         except ApiError as error:
             failed.append(error)
             config_map_problem = ""
         fault = find_fault(pool, self.settings.allowed) or self._user_fault(key)
-        fault = fault or await self._storage_class_fault(pool)
+        fault = fault or await self._storage_class_fault(pool, previous, failed)
         injection = await self._injection(key, pool, fault, previous, failed)
         facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem, injection.status)
         pauses = [await self._report(metadata, facts, previous, nodes), injection.again_seconds]
@@ -135,6 +138,9 @@ class Reconciler:
             pauses.append(
                 await self.stuck.restart(key, injection.status, injection.failures, len(facts.pods), facts.now)
             )
+        except ApiError as error:
+            failed.append(error)
+        try:
             await self.breaker_events.report(metadata, injection.status)
         except ApiError as error:
             failed.append(error)
@@ -234,15 +240,29 @@ class Reconciler:
         held = None if holder is None else self.observed.claim(holder)
         return None if claim is None or held is None else find_user_fault(claim, [held])
 
-    async def _storage_class_fault(self, pool: KVCachePool) -> Fault | None:
+    async def _storage_class_fault(
+        self, pool: KVCachePool, previous: PoolStatus, failed: list[ApiError]
+    ) -> Fault | None:
         nvme = pool.spec.tiers.nvme
         name = nvme.volume.ephemeral.storage_class_name if nvme and nvme.volume.ephemeral else None
-        if name is None or await self.storage_classes.exists(name):
-            return None
+        try:
+            if name is None or await self.storage_classes.exists(name):
+                return None
+        except ApiError as error:
+            failed.append(error)
+            return _storage_class_fault_before(previous)
         message = (
             f"spec.tiers.nvme.volume.ephemeral.storageClassName {name!r} does not exist: create it or name another"
         )
         return Fault(Reason.STORAGE_CLASS_NOT_FOUND, message)
+
+
+def _storage_class_fault_before(previous: PoolStatus) -> Fault | None:
+    """What was said when it was last known."""
+    said = previous.condition("ConfigValid")
+    if said is None or said.reason != Reason.STORAGE_CLASS_NOT_FOUND:
+        return None
+    return Fault(Reason.STORAGE_CLASS_NOT_FOUND, said.message)
 
 
 def _read_pool(stored: dict[str, Any]) -> tuple[KVCachePool | None, Fault | None]:

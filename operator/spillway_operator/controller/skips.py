@@ -10,6 +10,7 @@ from spillway_operator.api import SkipReason
 from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.controller.observed import PodView
 from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.metrics import PODS_SKIPPED
 
 EVENT_REASON = "SpillwaySkipped"
@@ -25,11 +26,23 @@ class SkipReporter:
         self._reported: set[str] = set()
 
     async def report(self, pods: Iterable[PodView]) -> None:
-        """Report every pod that carries a skip reason and was not reported yet: its annotation may be edited without end."""
+        """Report every pod that carries a skip reason and was not reported yet: its annotation may be edited without end.
+
+        One that cannot be reported now costs no other its report, while the API server answers. Raises the first ApiError.
+        """
+        failed: ApiError | None = None
         for pod in pods:
             if pod.skipped and not pod.injected and pod.uid not in self._reported:
-                await self._report(pod)
-                self._reported.add(pod.uid)
+                try:
+                    await self._report(pod)
+                except ApiError as error:
+                    failed = failed or error
+                    if error.status == 0:
+                        break  # no answer: the next would wait for none as well
+                else:
+                    self._reported.add(pod.uid)
+        if failed is not None:
+            raise failed
 
     def forget(self, pod_uid: str) -> None:
         """The pod is gone."""

@@ -15,12 +15,15 @@ from spillway_operator.kube.resources import POOLS, Manifest, Resource
 class MemoryApi(ApiServer):
     """Objects by kind and name. Server-side apply is a replacement of what the one manager owns.
 
-    `refused` holds what fails while it stands there: (verb, kind, name), for what is created (`create`, kind, kind).
+    `refused` holds what fails while it stands there: (verb, kind, name), for what is created (`create`, kind, kind). With
+    `refused_times` all of it does so only so many times.
     """
 
     def __init__(self, *pools: Manifest) -> None:
         self.stored: dict[tuple[str, str], Manifest] = {}
         self.refused: set[tuple[str, str, str]] = set()
+        self.refused_status = 500
+        self.refused_times = -1
         for pool in pools:
             self.put(POOLS, pool)
 
@@ -95,4 +98,7 @@ class MemoryApi(ApiServer):
 
     def _check(self, verb: str, resource: Resource, name: str) -> None:
         if (verb, resource.kind, name) in self.refused:
-            raise ApiError(500, verb, resource.path(None, name), "refused by the test")
+            self.refused_times -= 1
+            if self.refused_times == 0:
+                self.refused = set()
+            raise ApiError(self.refused_status, verb, resource.path(None, name), "refused by the test")

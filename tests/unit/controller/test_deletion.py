@@ -254,3 +254,23 @@ async def test_conditions_that_deletion_says_nothing_of_stand_as_they_were() -> 
     ]
     assert after["Progressing"].reason == "DiskInUse"
     assert after["Progressing"].observed_generation == 2
+
+
+@pytest.mark.parametrize("message", ["absent", "refused"])
+async def test_a_warning_that_cannot_be_posted_keeps_no_status_from_being_written(message: str) -> None:
+    rig = make_deleted("node-1", "node-2")
+    await rig.reconcile()
+    rig.end_cleanup("node-2")
+    if message == "absent":
+        rig.end_cleanup("node-1", "absent")
+    else:
+        rig.cleanup_pods()["node-1"]["status"] = {"phase": "Failed"}
+    rig.refuse(("create", EVENTS, EVENTS.kind))
+    with pytest.raises(ApiError, match="refused by the test"):
+        await rig.reconcile()
+    assert rig.recorded_nodes == ("node-1",), "the other is clean, and this one is to be told of yet"
+    rig.refuse()
+    await rig.reconcile()
+    (event,) = rig.api.kind(EVENTS)
+    assert "node-1" in event["message"]
+    assert rig.is_held is (message == "refused")
