@@ -514,10 +514,10 @@ class Plane:
     def lease_accounts(self) -> list[LeaseAccount]:
         """Every group that can be granted to now: one with bytes, of an engine that is ready and was not refused."""
 
-    def evict_dram(self, keys: list[bytes]) -> list[bool]:
+    def evict_dram(self, keys: list[bytes], *, spare_pinned: bool = False) -> list[bool]:
         """Unlink chunks from DRAM (a copy on NVMe stays). Freed follows once no reader can hold the slots.
 
-        False: unknown, not in DRAM, being written to NVMe."""
+        False: unknown, not in DRAM, being written to NVMe; with spare_pinned also what a load ticket holds now."""
 
     def evict_nvme(self, keys: list[bytes]) -> list[bool]:
         """Forget chunks on NVMe (a copy in DRAM stays). False: unknown, not there, being read or written."""

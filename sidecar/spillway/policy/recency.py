@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count as count_up
-from itertools import islice
 
 # A whole extent leaves its class for one chunk of another, so the difference in age must be clear (the figure is arbitrary).
 DONOR_MARGIN = 8
@@ -27,11 +26,18 @@ class Recency:
     def __len__(self) -> int:
         return len(self._class_of)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._class_of
+
     def add(self, key: bytes, class_id: int) -> None:
         """Take a chunk in, or up, as the most recent of its class."""
-        self.discard(key)
+        if key in self._class_of:
+            self.discard(key)
         self._class_of[key] = class_id
-        self._order.setdefault(class_id, OrderedDict())[key] = next(self._clock)
+        order = self._order.get(class_id)
+        if order is None:
+            order = self._order[class_id] = OrderedDict()
+        order[key] = next(self._clock)
 
     def touch(self, key: bytes) -> None:
         """Make a known chunk the most recent; an unknown one stays unknown."""
@@ -47,14 +53,34 @@ class Recency:
             del self._order[class_id][key]
         return class_id is not None
 
-    def oldest(self, class_id: int) -> bytes | None:
-        """The least recently used chunk of a class."""
-        return next(iter(self._order.get(class_id, ())), None)
+    def victims(
+        self,
+        class_id: int,
+        count: int,
+        preferred: Callable[[bytes], bool] | None = None,
+        kept: Callable[[bytes], bool] | None = None,
+        window: int = 64,
+    ) -> list[bytes]:
+        """The `count` chunks to evict first: among the oldest `count + window` that are not kept those preferred, then the oldest."""
+        first: list[bytes] = []
+        others: list[bytes] = []
+        lacking, looks = count, count + window
+        for key in self._order.get(class_id, ()):
+            if not lacking or not looks:
+                break
+            if kept is not None and kept(key):
+                continue
+            looks -= 1
+            if preferred is None or preferred(key):
+                first.append(key)
+                lacking -= 1
+            else:
+                others.append(key)
+        return first + others[: count - len(first)]
 
-    def victims(self, class_id: int, count: int, preferred: Callable[[bytes], bool], window: int = 64) -> list[bytes]:
-        """The `count` chunks to evict first: among the oldest `count + window` those preferred, then the oldest."""
-        oldest = list(islice(self._order.get(class_id, ()), count + window))
-        return sorted(oldest, key=lambda key: not preferred(key))[:count]
+    def class_of(self, key: bytes) -> int | None:
+        """A chunk's class; None: it is unknown."""
+        return self._class_of.get(key)
 
     def count(self, class_id: int) -> int:
         """Chunks of a class."""

@@ -14,6 +14,7 @@ import pytest
 from spillway import _core
 from spillway.daemon import loop as loop_module
 from spillway.daemon.loop import Loop
+from spillway.policy import planner
 
 from tests.unit.core.pod import MIB, Pod, keys_of
 
@@ -239,7 +240,7 @@ def test_leases_that_an_engine_asked_for_in_a_burst_do_not_stay_with_it(root: Pa
         engine.scheduler.release(0, engine.scheduler.lease(0, 32))
     for _turn in range(20):
         pod.turn()
-    assert engine.scheduler.granted(0) <= slots // loop_module.IDLE_LEASE_SHARE
+    assert engine.scheduler.granted(0) <= slots // planner.IDLE_LEASE_SHARE
     assert pod.plane.stats().tiers["dram"].chunks > slots // 2
     second = pod.attach([[1_000_000]])
     pod.store(second, range(1000, 1008))

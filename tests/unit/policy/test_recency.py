@@ -86,15 +86,15 @@ def test_victims_are_the_preferred_of_the_oldest_then_the_oldest(
     while left and len(expected) < count:
         expected.append(next((key for key in left if key in liked), left[0]))
         left.remove(expected[-1])
-    assert filled(stock).victims(0, count, liked.__contains__, window) == expected
+    assert filled(stock).victims(0, count, liked.__contains__, window=window) == expected
 
 
 @given(stocks, small, small, st.sets(keys))
 def test_asking_for_victims_changes_nothing(stock: bytes, count: int, window: int, liked: set[bytes]) -> None:
     """A victim that the core refuses, because it is being written, stays as old as it was."""
     recency = filled(stock)
-    recency.victims(0, count, liked.__contains__, window)
-    recency.victims(1, count, liked.__contains__, window)
+    recency.victims(0, count, liked.__contains__, window=window)
+    recency.victims(1, count, liked.__contains__, window=window)
     assert orders(recency) == {**dict.fromkeys(CLASSES, b""), 0: stock}
     assert len(recency) == len(stock)
 
@@ -156,7 +156,7 @@ def test_a_copy_below_counts_only_among_the_oldest(copy: bytes, victim: bytes) -
 
 @given(st.integers(0, 200), st.integers(0, 20), st.integers(0, 20))
 def test_a_choice_looks_at_few_chunks_however_many_there_are(chunks: int, count: int, window: int) -> None:
-    """Each look is a call into the core while an engine waits for the slot."""
+    """An engine waits for the slot meanwhile."""
     recency, looks = Recency(), list[bytes]()
     for name in range(chunks):
         recency.add(b"%d" % name, 0)
@@ -165,7 +165,7 @@ def test_a_choice_looks_at_few_chunks_however_many_there_are(chunks: int, count:
         looks.append(key)
         return False
 
-    recency.victims(0, count, is_below, window)
+    recency.victims(0, count, is_below, window=window)
     assert len(looks) <= min(chunks, count + window)
     assert len(looks) == len(set(looks))
 

@@ -94,12 +94,12 @@ impl Daemon {
         let keys: Vec<Key16> = (1..=CHUNKS).map(key16).collect();
         match self.role {
             Role::Store => return,
-            Role::Evict => _ = self.plane.evict_dram(&[keys[1], keys[3], keys[5]]),
+            Role::Evict => _ = self.plane.evict_dram(&[keys[1], keys[3], keys[5]], false),
             Role::Promote if self.written < keys.len() => {
                 self.plane.write(&keys);
                 return;
             }
-            Role::Promote => _ = self.plane.evict_dram(&keys),
+            Role::Promote => _ = self.plane.evict_dram(&keys, false),
         }
         self.stored.clear();
     }

@@ -68,7 +68,7 @@ fn promoted_payloads_are_exchanged_with_the_one_before() {
     until(&mut plane, "two chunks", |plane, _| plane.stats().dram.chunks == 2);
     assert_eq!(plane.write(&names), [true, true]);
     until(&mut plane, "two writes", |plane, _| plane.stats().nvme.chunks == 2);
-    assert_eq!(plane.evict_dram(&names), [true, true]);
+    assert_eq!(plane.evict_dram(&names, false), [true, true]);
 
     for name in names {
         assert_eq!(plane.read(&[name]), [true]);

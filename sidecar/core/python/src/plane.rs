@@ -88,9 +88,10 @@ impl Plane {
         Ok(records::lease_accounts(self.live()?))
     }
 
-    fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {
+    #[pyo3(signature = (keys, *, spare_pinned = false))]
+    fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>, spare_pinned: bool) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
-        Ok(self.live()?.evict_dram(&keys))
+        Ok(self.live()?.evict_dram(&keys, spare_pinned))
     }
 
     fn evict_nvme(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {

@@ -16,16 +16,19 @@ use super::Plane;
 const STEP_MAX_NS: u64 = 5_000_000_000;
 
 impl Plane {
-    /// Unlink chunks from DRAM; one answer per key. Refused: unknown, not in DRAM, being written to NVMe.
-    pub fn evict_dram(&mut self, keys: &[Key16]) -> Vec<bool> {
-        let accepted = keys.iter().map(|key| self.unlink_dram(*key)).collect();
+    /// Unlink chunks from DRAM; one answer per key. Refused: unknown, not in DRAM, being written to NVMe, and with `spare_pinned` what a
+    /// ticket holds now: its slot could not be used yet, and the request that holds it is about to load it. A ticket that is taken
+    /// meanwhile only delays the recycling.
+    pub fn evict_dram(&mut self, keys: &[Key16], spare_pinned: bool) -> Vec<bool> {
+        let spared = if spare_pinned { self.pinned_slots() } else { HashSet::new() };
+        let accepted = keys.iter().map(|key| self.unlink_dram(*key, &spared)).collect();
         self.seal_unlinked();
         accepted
     }
 
-    fn unlink_dram(&mut self, key: Key16) -> bool {
+    fn unlink_dram(&mut self, key: Key16, spared: &HashSet<u32>) -> bool {
         match self.index.find(key) {
-            Some((place, value)) if value.dram_slot != NO_DRAM && !self.tier.is_writing(key) => {
+            Some((place, value)) if value.dram_slot != NO_DRAM && !self.tier.is_writing(key) && !spared.contains(&value.dram_slot) => {
                 self.unlink_entry(place, &value);
                 true
             }

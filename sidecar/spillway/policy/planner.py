@@ -1,0 +1,377 @@
+"""What the sidecar does in a turn: it hears what happened, is told the room there is, and says the moves.
+
+Pure: no clock but the one it is given, no I/O, so that a trace replays to the same moves. Who carries them out says afterwards
+what became of them, as the core may refuse any: events and room are older than it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from spillway.policy.order import EvictionOrder
+from spillway.policy.recency import Recency
+
+# The order in which chunks leave either tier.
+EVICTION: Callable[[], EvictionOrder] = Recency
+
+# A chunk's tiers as bits, and the bytes of an extent; the core's numbers.
+DRAM, NVME = 1, 2
+EXTENT_BYTES = 64 << 20
+
+# Slots kept free per class so that a store never waits for a recycle: a tenth, bounded (the bounds are arbitrary).
+FREE_SHARE, FREE_MIN, FREE_MAX = 10, 4, 64
+# All engines together may have this share of the arena waiting for them in leases that nobody uses.
+IDLE_LEASE_SHARE, IDLE_LEASE_MIN = 8, 2
+# Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever;
+# and no more than it is kept for the requests that wait, so that stores always find a chunk to evict.
+PROMOTION_SHARE = 2
+# Writes in flight at a time: enough for eight threads, little enough that hashing them (on the plane's thread, as they are
+# submitted) stays below 100 ms a turn. The figures are arbitrary.
+MAX_WRITES, MAX_WRITE_BYTES = 64, 256 << 20
+# And no more than this share of a class's DRAM slots, which cannot be evicted meanwhile.
+WRITE_SHARE = 4
+# What is being read or written stays on NVMe, so some more of the oldest are tried where all were refused.
+SPARE_VICTIMS = 8
+# An extent changes hands only after all the index was searched for what lies in it, so several do at once ...
+MAX_EXTENTS, DONOR_WINDOW = 16, 256
+# ... and searching takes at most a tenth of the time.
+SEARCH_SHARE = 10
+# Where it brought nothing, something in the extent was being read or written.
+SEARCH_AGAIN_SECONDS = 1.0
+
+
+class Room(Protocol):
+    """Slots of one class in both tiers, those of extents that it could still draw included."""
+
+    @property
+    def class_id(self) -> int: ...
+    @property
+    def stride_bytes(self) -> int: ...
+    @property
+    def dram_free(self) -> int: ...
+    @property
+    def dram_total(self) -> int: ...
+    @property
+    def nvme_free(self) -> int: ...
+
+
+class Account(Protocol):
+    """A group of an engine that can be granted to, and how many slots it was granted and has not taken."""
+
+    @property
+    def tag(self) -> int: ...
+    @property
+    def group(self) -> int: ...
+    @property
+    def class_id(self) -> int: ...
+    @property
+    def idle(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Donation:
+    """Extents of a class that shall become another's: the first `extents` in which `oldest` lie, with everything in them."""
+
+    to_class: int
+    oldest: list[bytes]
+    extents: int
+
+
+@dataclass(frozen=True)
+class Moves:
+    """One turn, to be carried out in this order. Keys are 16 bytes."""
+
+    promote: list[bytes] = field(default_factory=list)  # NVMe -> DRAM
+    evict: list[bytes] = field(default_factory=list)  # from DRAM
+    grant: list[tuple[int, int, int]] = field(default_factory=list)  # (tag, group, slots)
+    drop: list[bytes] = field(default_factory=list)  # from NVMe, for what is written next
+    write: list[bytes] = field(default_factory=list)  # DRAM -> NVMe
+    donate: list[Donation] = field(default_factory=list)
+
+
+class Planner:
+    """Knows which chunks lie where and in which order they were used, what is on its way, and who waits."""
+
+    def __init__(
+        self,
+        arena_bytes: int,
+        max_granted: int,
+        nvme_configured: bool = False,
+        nvme_usable: bool = False,
+        order: Callable[[], EvictionOrder] = EVICTION,
+    ) -> None:
+        self._arena_bytes, self._max_granted = arena_bytes, max_granted
+        self._nvme_configured, self.nvme_usable = nvme_configured, nvme_usable
+        self._dram, self._nvme = order(), order()
+        # Written oldest first, whatever the order of eviction. No more than DRAM holds, and empty without a tier.
+        self._unwritten = Recency()
+        self._writing: dict[bytes, tuple[int, int]] = {}  # key -> (class, stride)
+        self._writes: Counter[int] = Counter()  # of those, by class
+        self._write_bytes = 0
+        self._failed: set[bytes] = set()
+        # First come, first served. By key: requests that share a prefix ask for one chunk several times, and it is read once.
+        self._waiting: dict[bytes, tuple[int, float]] = {}  # key -> (class, deadline)
+        self._reading: dict[bytes, tuple[int, float]] = {}
+        # Promoted for a request that has not used it yet: key -> (class, deadline), in order of arrival.
+        self._awaited: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._leaving: Counter[int] = Counter()
+        self._search_at = 0.0
+        self.dram_evictions = self.nvme_evictions = self.unwritten_evictions = 0
+
+    @property
+    def unwritten(self) -> int:
+        """Chunks that wait for being written."""
+        return len(self._unwritten)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a write is in flight."""
+        return bool(self._writing)
+
+    # What happened. `tiers`: where the chunk lies now, by the core's word.
+
+    def found(self, key: bytes, class_id: int, tiers: int) -> None:
+        """A chunk was inserted, adopted, scanned or read: it was said to be somewhere, and is where `tiers` says."""
+        if tiers & NVME:
+            if key not in self._nvme:
+                self._nvme.add(key, class_id)
+            self._unwritten.discard(key)
+        if tiers & DRAM:
+            self._dram.add(key, class_id)
+            if self._nvme_configured and not tiers & NVME and key not in self._writing:
+                self._unwritten.add(key, class_id)
+
+    def used(self, key: bytes) -> None:
+        """A chunk was used, in whichever tier."""
+        self._awaited.pop(key, None)
+        self._dram.touch(key)
+        self._nvme.touch(key)
+
+    def promotion_wanted(self, key: bytes, class_id: int, deadline: float) -> None:
+        """An engine waits for a chunk on NVMe, until `deadline`. That is a use."""
+        self._nvme.touch(key)
+        if key in self._reading:
+            self._reading[key] = class_id, max(deadline, self._reading[key][1])
+        else:
+            self._waiting[key] = class_id, max(deadline, self._waiting.get(key, (0, deadline))[1])
+
+    def read_ended(self, key: bytes, class_id: int, tiers: int) -> None:
+        """A promotion ended, well or not."""
+        _, deadline = self._reading.pop(key, (class_id, 0.0))
+        self.found(key, class_id, tiers)
+        if tiers & DRAM:
+            self._awaited[key] = class_id, deadline
+
+    def write_ended(self, key: bytes, class_id: int, tiers: int, device_failed: bool) -> None:
+        """A write ended. One that the device failed is tried once more: after the breaker, which lets go of all that is queued."""
+        self._end_write(key)
+        if tiers & NVME:
+            self._failed.discard(key)
+            self._nvme.add(key, class_id)
+        elif device_failed and tiers & DRAM and key not in self._failed:
+            self._failed.add(key)
+            self._unwritten.add(key, class_id)
+
+    def lies(self, key: bytes, tiers: int) -> None:
+        """A chunk was found damaged, or could not be moved: it lies nowhere but where `tiers` says."""
+        if not tiers & NVME:
+            self._nvme.discard(key)
+        if not tiers & DRAM:
+            self._dram.discard(key)
+            self._left_dram(key)
+
+    def freed(self, class_id: int, count: int) -> None:
+        """Evicted slots can be used again."""
+        self._leaving[class_id] = max(self._leaving[class_id] - count, 0)
+
+    # What became of the moves. What the core refused is told by `lies`.
+
+    def evicted(self, keys: Iterable[bytes]) -> None:
+        """Chunks left DRAM; their slots are free once no reader can hold them."""
+        for key in keys:
+            class_id = self._dram.class_of(key)
+            if class_id is not None:
+                self._dram.discard(key)
+                self._leaving[class_id] += 1
+            self._left_dram(key)
+            self.dram_evictions += 1
+            self.unwritten_evictions += self._nvme_configured and key not in self._nvme
+
+    def dropped(self, keys: Iterable[bytes]) -> None:
+        """Chunks left NVMe; of an extent's neighbours not all need be known."""
+        for key in keys:
+            self._nvme.discard(key)
+            self.nvme_evictions += 1
+
+    def eviction_refused(self, key: bytes, tiers: int) -> None:
+        """A chunk could not leave DRAM. Where it is still there a ticket holds it, and that is a use."""
+        self.lies(key, tiers)
+        self._dram.touch(key)
+
+    def write_refused(self, key: bytes, tiers: int) -> None:
+        """A write was not begun. Where the chunk is still in DRAM alone, that is not its fault: the tier went away, or what
+        looked free was not."""
+        class_id = self._end_write(key)
+        self.lies(key, tiers)
+        if tiers == DRAM and class_id is not None:
+            self._unwritten.add(key, class_id)
+
+    def read_refused(self, key: bytes, tiers: int) -> None:
+        """A read was not begun. What is on NVMe alone waits on, until its deadline."""
+        wanted = self._reading.pop(key, None)
+        self.lies(key, tiers)
+        if wanted is not None and tiers == NVME:
+            self._waiting[key] = wanted
+
+    def searched(self, began: float, ended: float, brought: int) -> None:
+        """A donation was carried out, and so many chunks left by it."""
+        self._search_at = ended + ((ended - began) * SEARCH_SHARE if brought else SEARCH_AGAIN_SECONDS)
+
+    # The moves.
+
+    def plan(self, rooms: Sequence[Room], accounts: Sequence[Account], now: float) -> Moves:
+        """The moves of a turn. `now` is on the clock of the deadlines."""
+        moves = Moves()
+        self._end_waits(now)
+        waiting: dict[int, list[bytes]] = {}
+        for key, (class_id, _deadline) in self._waiting.items():
+            waiting.setdefault(class_id, []).append(key)
+        debts = self._debts(rooms, accounts)
+        for room in rooms:
+            free = room.dram_free - self._promote(room, waiting.get(room.class_id, ()), moves)
+            owed = debts.get(room.class_id, [])
+            self._grant(owed, free, moves)
+            still_waiting = sum(key in self._waiting for key in waiting.get(room.class_id, ()))
+            # Before the evictions: what is being written cannot leave DRAM, and the oldest of both are often the same.
+            if self.nvme_usable:
+                self._write(room, now, moves)
+            self._evict(room, free, still_waiting + sum(count for _account, count in owed), moves)
+        return moves
+
+    def _end_waits(self, now: float) -> None:
+        if self._waiting:
+            ended = [key for key, (_, deadline) in self._waiting.items() if now >= deadline or not self.nvme_usable]
+            for key in ended:
+                del self._waiting[key]
+        if self._awaited:
+            for key in [key for key, (_, deadline) in self._awaited.items() if now >= deadline]:
+                del self._awaited[key]
+
+    def _promote(self, room: Room, waiting: Sequence[bytes], moves: Moves) -> int:
+        """Reads, first come first served within the class; the number of slots that they take."""
+        if not waiting:
+            return 0
+        class_id = room.class_id
+        on_their_way = sum(other == class_id for other, _ in self._reading.values())
+        share = max(room.dram_total // PROMOTION_SHARE, 1) - on_their_way
+        reads = waiting[: max(min(share, room.dram_free), 0)]
+        for key in reads:
+            self._reading[key] = self._waiting.pop(key)
+        moves.promote.extend(reads)
+        return len(reads)
+
+    def _debts(self, rooms: Sequence[Room], accounts: Sequence[Account]) -> dict[int, list[tuple[Account, int]]]:
+        """By class, what each group lacks so that an engine's next step finds its share of leases, however much it asked for
+        before: what it took and missed meanwhile, a stall's retries among it, is no measure of what it will use."""
+        debts: dict[int, list[tuple[Account, int]]] = {}
+        strides = {room.class_id: room.stride_bytes for room in rooms}
+        for account in accounts:
+            share = self._arena_bytes // strides[account.class_id] // (IDLE_LEASE_SHARE * len(accounts))
+            lacking = min(max(share, IDLE_LEASE_MIN), self._max_granted) - account.idle
+            if lacking > 0:
+                debts.setdefault(account.class_id, []).append((account, lacking))
+        return debts
+
+    def _grant(self, owed: Sequence[tuple[Account, int]], free: int, moves: Moves) -> None:
+        """Where not everybody can get what it lacks, who has least gets first: one engine's burst leaves the other its part."""
+        if sum(count for _account, count in owed) <= free:
+            moves.grant.extend((account.tag, account.group, count) for account, count in owed)
+            return
+        by_need = sorted(owed, key=lambda debt: debt[0].idle)
+        for at, (account, lacking) in enumerate(by_need):
+            count = min(lacking, -(-free // (len(by_need) - at)))
+            if count > 0:
+                moves.grant.append((account.tag, account.group, count))
+                free -= count
+
+    def _evict(self, room: Room, free: int, wanted: int, moves: Moves) -> None:
+        """Until what is free, and what is on its way out, covers the reserve, the promotions and the leases owed. Debts are of
+        this class alone: another class's must not empty it."""
+        reserve = min(max(room.dram_total // FREE_SHARE, FREE_MIN), FREE_MAX)
+        target = max(reserve, min(wanted, room.dram_total // PROMOTION_SHARE))
+        short = target - free - self._leaving[room.class_id]
+        if short > 0:
+            moves.evict.extend(
+                self._dram.victims(room.class_id, short, self._nvme.__contains__, self._kept_in_dram(room))
+            )
+
+    def _kept_in_dram(self, room: Room) -> Callable[[bytes], bool]:
+        """What was promoted is kept for the request that waits for it, until it was used or the deadline; but no more than the
+        promotions' share, from the latest on, so that stores always find a chunk to evict. What is being written cannot leave."""
+        writing = self._writing
+        if not self._awaited:
+            return writing.__contains__
+        share = max(room.dram_total // PROMOTION_SHARE, 1)
+        awaited = [key for key, (class_id, _) in self._awaited.items() if class_id == room.class_id]
+        kept = set(awaited[-share:])
+        return lambda key: key in writing or key in kept
+
+    def _write(self, room: Room, now: float, moves: Moves) -> None:
+        """Every verified chunk once, oldest first within a class, as far as there is room and the device keeps up.
+
+        What waits stays evictable: a chunk that is being written cannot leave DRAM, so only so much is in flight that the device
+        is busy.
+        """
+        count = min(self._unwritten.count(room.class_id), self._write_budget(room))
+        if count <= 0:
+            return
+        if (lacking := count - room.nvme_free) > 0:
+            donor = self._nvme.donor(room.class_id)
+            if donor is not None and now >= self._search_at:
+                moves.donate.append(self._donation(donor, room))
+                count = room.nvme_free
+            else:
+                victims = self._nvme.victims(room.class_id, lacking + SPARE_VICTIMS, kept=self._is_read_from_nvme)
+                moves.drop.extend(victims[:lacking])
+                count = min(count, room.nvme_free + len(moves.drop))
+        for key in self._unwritten.victims(room.class_id, count):
+            self._unwritten.discard(key)
+            self._writing[key] = room.class_id, room.stride_bytes
+            self._writes[room.class_id] += 1
+            self._write_bytes += room.stride_bytes
+            moves.write.append(key)
+
+    def _is_read_from_nvme(self, key: bytes) -> bool:
+        return key in self._waiting or key in self._reading
+
+    def _write_budget(self, room: Room) -> int:
+        """Writes that may begin; a single one always may, however large."""
+        budget = min(MAX_WRITES - len(self._writing), (MAX_WRITE_BYTES - self._write_bytes) // room.stride_bytes)
+        if not self._writing:
+            budget = max(budget, 1)
+        return min(budget, max(room.dram_total // WRITE_SHARE, 1) - self._writes[room.class_id])
+
+    def _donation(self, donor: int, room: Room) -> Donation:
+        """As many extents as what waits needs. The others in an extent may be younger than its oldest, but while one stays the
+        extent cannot change its class."""
+        slots_per_extent = max(EXTENT_BYTES // room.stride_bytes, 1)
+        extents = min(-(-self._unwritten.count(room.class_id) // slots_per_extent), MAX_EXTENTS)
+        return Donation(room.class_id, self._nvme.victims(donor, DONOR_WINDOW), extents)
+
+    def _end_write(self, key: bytes) -> int | None:
+        """The class of a chunk that was being written."""
+        written = self._writing.pop(key, None)
+        if written is None:
+            return None
+        class_id, stride_bytes = written
+        self._writes[class_id] -= 1
+        self._write_bytes -= stride_bytes
+        return class_id
+
+    def _left_dram(self, key: bytes) -> None:
+        self._unwritten.discard(key)
+        self._failed.discard(key)
+        self._awaited.pop(key, None)

@@ -1,0 +1,266 @@
+"""The planner alone, against traces: what no sequence of events and rooms may make it do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from spillway.policy import EvictionOrder, Moves, Planner, Recency
+from spillway.policy.planner import (
+    DRAM,
+    FREE_SHARE,
+    IDLE_LEASE_MIN,
+    IDLE_LEASE_SHARE,
+    MAX_WRITES,
+    NVME,
+    PROMOTION_SHARE,
+    WRITE_SHARE,
+)
+
+STRIDE = 1 << 20
+SLOTS = 240
+MAX_GRANTED = 64
+
+
+@dataclass(frozen=True)
+class SomeRoom:
+    class_id: int = 0
+    stride_bytes: int = STRIDE
+    dram_free: int = 0
+    dram_total: int = SLOTS
+    nvme_free: int = 0
+
+
+@dataclass(frozen=True)
+class SomeAccount:
+    tag: int
+    group: int = 0
+    class_id: int = 0
+    idle: int = 0
+
+
+def key_of(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def planner(**options: bool) -> Planner:
+    return Planner(SLOTS * STRIDE, MAX_GRANTED, **options)
+
+
+def with_disk() -> Planner:
+    return planner(nvme_configured=True, nvme_usable=True)
+
+
+numbers = st.integers(0, 30)
+classes = st.integers(0, 1)
+tiers = st.integers(0, 3)
+heard = st.one_of(
+    st.tuples(st.just("found"), numbers, classes, tiers),
+    st.tuples(st.just("used"), numbers),
+    st.tuples(st.just("promotion_wanted"), numbers, classes, st.floats(0, 20)),
+    st.tuples(st.just("lies"), numbers, tiers),
+    st.tuples(st.just("freed"), classes, st.integers(0, 9)),
+    st.tuples(st.just("plan"), st.integers(0, 20), st.integers(0, 20), st.integers(0, 70)),
+)
+
+
+def say(planner: Planner, event: tuple[object, ...], now: float) -> Moves | None:
+    """One event of a trace; the moves if it is a turn, all of which are carried out."""
+    name, *rest = event
+    if name == "plan":
+        dram_free, nvme_free, idle = rest
+        rooms = [SomeRoom(0, dram_free=dram_free, nvme_free=nvme_free), SomeRoom(1, dram_free=dram_free)]
+        moves = planner.plan(rooms, [SomeAccount(0, idle=idle), SomeAccount(1, class_id=1)], now)
+        planner.evicted(moves.evict)
+        planner.dropped(moves.drop)
+        return moves
+    if name != "freed":
+        rest[0] = key_of(rest[0])
+    getattr(planner, name)(*rest)
+    return None
+
+
+@given(st.lists(heard, max_size=60))
+def test_a_trace_replays_to_the_same_moves(trace: list[tuple[object, ...]]) -> None:
+    first, second = with_disk(), with_disk()
+    for now, event in enumerate(trace):
+        assert say(first, event, now) == say(second, event, now)
+
+
+@given(st.lists(heard, max_size=80))
+def test_no_move_names_a_chunk_twice_or_one_that_is_on_its_way(trace: list[tuple[object, ...]]) -> None:
+    subject = with_disk()
+    writing: set[bytes] = set()
+    for now, event in enumerate(trace):
+        moves = say(subject, event, now)
+        if moves is None:
+            continue
+        for keys in (moves.evict, moves.drop, moves.write, moves.promote):
+            assert len(keys) == len(set(keys))
+        assert not writing & {*moves.evict, *moves.write}, "nothing here ever ends a write"
+        assert not set(moves.evict) & set(moves.write)
+        assert not set(moves.drop) & set(moves.promote), "what is read stays on NVMe"
+        writing.update(moves.write)
+
+
+@given(st.integers(0, SLOTS), st.integers(0, 300), st.integers(0, 300))
+def test_evictions_reach_the_reserve_and_no_further(free: int, leaving: int, stored: int) -> None:
+    subject = planner()
+    for number in range(stored):
+        subject.found(key_of(number), 0, DRAM)
+    subject.evicted(map(key_of, range(min(leaving, stored))))
+    evict = subject.plan([SomeRoom(dram_free=free)], [], 0).evict
+    left = max(stored - leaving, 0)
+    assert len(evict) == min(max(SLOTS // FREE_SHARE - free - min(leaving, stored), 0), left)
+
+
+def test_oldest_leave_first_and_a_use_saves() -> None:
+    subject = planner()
+    for number in range(100):
+        subject.found(key_of(number), 0, DRAM)
+    subject.used(key_of(0))
+    assert subject.plan([SomeRoom(dram_free=22)], [], 0).evict == [key_of(1), key_of(2)]
+
+
+def test_another_order_of_eviction_is_one_argument() -> None:
+    class Newest(Recency):
+        """The newest leaves first."""
+
+        def victims(self, class_id: int, count: int, *_args: object, **_more: object) -> list[bytes]:
+            return list(reversed(super().victims(class_id, len(self))))[:count]
+
+    order: type[EvictionOrder] = Newest
+    subject = Planner(SLOTS * STRIDE, MAX_GRANTED, order=order)
+    for number in range(100):
+        subject.found(key_of(number), 0, DRAM)
+    assert subject.plan([SomeRoom(dram_free=23)], [], 0).evict == [key_of(99)]
+
+
+@given(st.lists(st.integers(0, MAX_GRANTED), min_size=1, max_size=8), st.integers(0, SLOTS))
+def test_leases_have_a_target_and_a_cap_and_are_shared(idle: list[int], free: int) -> None:
+    accounts = [SomeAccount(tag, idle=count) for tag, count in enumerate(idle)]
+    target = min(max(SLOTS // (IDLE_LEASE_SHARE * len(idle)), IDLE_LEASE_MIN), MAX_GRANTED)
+    granted = {tag: count for tag, _group, count in planner().plan([SomeRoom(dram_free=free)], accounts, 0).grant}
+    assert sum(granted.values()) == min(sum(max(target - count, 0) for count in idle), free)
+    for tag, count in granted.items():
+        assert 0 < count <= target - idle[tag]
+    needy = [tag for tag, count in enumerate(idle) if count < target]
+    assert len(granted) == min(len(needy), free), "one engine's burst left another with none"
+
+
+def test_debts_empty_no_other_class() -> None:
+    subject = planner()
+    for number in range(SLOTS):
+        subject.found(key_of(number), 0, DRAM)
+    reserve = SLOTS // FREE_SHARE
+    rooms = [SomeRoom(0, dram_free=reserve), SomeRoom(1, dram_free=0)]
+    owing = [SomeAccount(0, group=group, class_id=1) for group in range(8)]
+    assert subject.plan(rooms, owing, 0).evict == []
+
+
+def test_who_can_be_granted_to_no_more_is_owed_nothing() -> None:
+    """A refused or dead engine, or a group without bytes, has no account: nothing stays empty for it."""
+    subject = planner()
+    for number in range(SLOTS):
+        subject.found(key_of(number), 0, DRAM)
+    room = SomeRoom(dram_free=SLOTS // FREE_SHARE)
+    assert len(subject.plan([room], [SomeAccount(0)], 0).evict) > 0
+    assert subject.plan([room], [], 0).evict == []
+
+
+def test_chunks_that_many_requests_wait_for_are_read_once_and_within_the_share() -> None:
+    subject = with_disk()
+    for _request in range(3):
+        for number in range(SLOTS):
+            subject.promotion_wanted(key_of(number), 0, deadline=10)
+    first = subject.plan([SomeRoom(dram_free=SLOTS)], [], 0).promote
+    assert first == [key_of(number) for number in range(SLOTS // PROMOTION_SHARE)]
+    assert subject.plan([SomeRoom(dram_free=SLOTS)], [], 0).promote == []
+    assert subject.plan([SomeRoom(dram_free=SLOTS)], [], 11).promote == []
+
+
+def test_what_was_promoted_for_a_request_stays_until_it_was_used_or_is_late() -> None:
+    subject = with_disk()
+    subject.promotion_wanted(key_of(0), 0, deadline=10)
+    subject.plan([SomeRoom(dram_free=SLOTS)], [], 0)
+    subject.read_ended(key_of(0), 0, DRAM | NVME)
+    for number in range(1, 50):
+        subject.found(key_of(number), 0, DRAM | NVME)
+    full = SomeRoom(dram_free=0)
+    assert subject.plan([full], [], 1).evict == [key_of(number) for number in range(1, 25)]
+    assert key_of(0) in subject.plan([full], [], 11).evict
+    subject.used(key_of(0))
+    assert key_of(0) not in subject.plan([full], [], 12).evict
+
+
+def test_what_a_ticket_holds_counts_as_used() -> None:
+    subject = planner()
+    for number in range(50):
+        subject.found(key_of(number), 0, DRAM)
+    room = SomeRoom(dram_free=SLOTS // FREE_SHARE - 1)
+    assert subject.plan([room], [], 0).evict == [key_of(0)]
+    subject.eviction_refused(key_of(0), DRAM)
+    assert subject.plan([room], [], 0).evict == [key_of(1)]
+
+
+def test_what_a_request_waits_for_does_not_leave_nvme_for_a_write() -> None:
+    subject = with_disk()
+    for number in range(20):
+        subject.found(key_of(number), 0, NVME)
+    subject.promotion_wanted(key_of(0), 0, deadline=10)
+    for number in range(1, 20):
+        subject.used(key_of(number))
+    subject.found(key_of(100), 0, DRAM)
+    moves = subject.plan([SomeRoom()], [], 0)
+    assert (moves.drop, moves.write) == ([key_of(1)], [key_of(100)])
+
+
+@given(st.integers(1, 400), st.integers(0, 400), st.integers(1, 64 << 20))
+def test_writes_keep_to_their_window(unwritten: int, nvme_free: int, stride: int) -> None:
+    subject = with_disk()
+    for number in range(unwritten):
+        subject.found(key_of(number), 0, DRAM)
+    room = SomeRoom(stride_bytes=stride, nvme_free=nvme_free, dram_free=SLOTS)
+    write = subject.plan([room], [], 0).write
+    assert write == [key_of(number) for number in range(len(write))]
+    assert len(write) <= min(MAX_WRITES, SLOTS // WRITE_SHARE, nvme_free)
+    again = subject.plan([replace(room, nvme_free=nvme_free - len(write))], [], 0).write
+    assert not set(write) & set(again)
+
+
+def test_write_that_the_device_failed_is_tried_once_more() -> None:
+    subject = with_disk()
+    room = SomeRoom(nvme_free=9, dram_free=SLOTS)
+    subject.found(key_of(0), 0, DRAM)
+    assert subject.plan([room], [], 0).write == [key_of(0)]
+    subject.write_ended(key_of(0), 0, DRAM, device_failed=True)
+    assert subject.plan([room], [], 0).write == [key_of(0)]
+    subject.write_ended(key_of(0), 0, DRAM, device_failed=True)
+    assert subject.plan([room], [], 0).write == []
+
+
+def test_write_that_was_refused_waits_and_one_whose_chunk_left_does_not() -> None:
+    subject = with_disk()
+    room = SomeRoom(nvme_free=9, dram_free=SLOTS)
+    for number in range(2):
+        subject.found(key_of(number), 0, DRAM)
+    assert len(subject.plan([room], [], 0).write) == 2
+    subject.write_refused(key_of(0), 0)
+    subject.write_refused(key_of(1), DRAM)
+    assert (subject.unwritten, subject.is_writing) == (1, False)
+    assert subject.plan([room], [], 0).write == [key_of(1)]
+
+
+def test_a_class_without_room_asks_another_for_extents_and_searches_a_tenth_of_the_time() -> None:
+    subject = with_disk()
+    for number in range(20):
+        subject.found(key_of(number), 0, NVME)
+    subject.found(key_of(100), 1, DRAM)
+    rooms = [SomeRoom(0), SomeRoom(1, dram_free=SLOTS)]
+    (donation,) = subject.plan(rooms, [], 0).donate
+    assert (donation.to_class, donation.extents) == (1, 1)
+    assert donation.oldest == [key_of(number) for number in range(20)]
+    subject.searched(began=0.0, ended=0.5, brought=0)
+    assert subject.plan(rooms, [], 1.4).donate == []
+    assert len(subject.plan(rooms, [], 1.6).donate) == 1
