@@ -470,12 +470,14 @@ class ClassRoom:
 
 @final
 class LeaseAccount:
-    """A group that can be granted to. idle: slots granted and not taken yet, at most MAX_GRANTED."""
+    """A group that can be granted to. idle: slots granted and not taken yet, at most MAX_GRANTED. leased: slots of the class
+    that its engine has in all, idle ones and those of its other groups included."""
 
     tag: Final[int]
     group: Final[int]
     class_id: Final[int]
     idle: Final[int]
+    leased: Final[int]
 
 @final
 class Plane:

@@ -25,6 +25,9 @@ EXTENT_BYTES = 64 << 20
 FREE_SHARE, FREE_MIN, FREE_MAX = 10, 4, 64
 # All engines together may have this share of the arena waiting for them in leases that nobody uses.
 IDLE_LEASE_SHARE, IDLE_LEASE_MIN = 8, 2
+# And engines may have no more than this share of a class's slots in leases of any kind, each engine its part of it: what is
+# leased holds no chunk, and an engine that never gives back what it took must not take the cache.
+LEASE_CAP_SHARE = 2
 # Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever;
 # and no more than it is kept for the requests that wait, so that stores always find a chunk to evict.
 PROMOTION_SHARE = 2
@@ -59,7 +62,8 @@ class Room(Protocol):
 
 
 class Account(Protocol):
-    """A group of an engine that can be granted to, and how many slots it was granted and has not taken."""
+    """A group of an engine that can be granted to; idle: slots that it was granted and has not taken; leased: slots of the class
+    that the engine leases in all."""
 
     @property
     def tag(self) -> int: ...
@@ -69,6 +73,8 @@ class Account(Protocol):
     def class_id(self) -> int: ...
     @property
     def idle(self) -> int: ...
+    @property
+    def leased(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -277,11 +283,21 @@ class Planner:
         """By class, what each group lacks so that an engine's next step finds its share of leases, however much it asked for
         before: what it took and missed meanwhile, a stall's retries among it, is no measure of what it will use."""
         debts: dict[int, list[tuple[Account, int]]] = {}
-        strides = {room.class_id: room.stride_bytes for room in rooms}
+        by_class = {room.class_id: room for room in rooms}
+        engines: dict[int, set[int]] = {}
         for account in accounts:
-            share = self._arena_bytes // strides[account.class_id] // (IDLE_LEASE_SHARE * len(accounts))
-            lacking = min(max(share, IDLE_LEASE_MIN), self._max_granted) - account.idle
+            engines.setdefault(account.class_id, set()).add(account.tag)
+        left: dict[tuple[int, int], int] = {}
+        for account in accounts:
+            cap = by_class[account.class_id].dram_total // (LEASE_CAP_SHARE * len(engines[account.class_id]))
+            left[account.tag, account.class_id] = max(cap, IDLE_LEASE_MIN) - account.leased
+        for account in accounts:
+            place = account.tag, account.class_id
+            share = self._arena_bytes // by_class[account.class_id].stride_bytes // (IDLE_LEASE_SHARE * len(accounts))
+            target = min(max(share, IDLE_LEASE_MIN), self._max_granted)
+            lacking = min(target - account.idle, left[place])
             if lacking > 0:
+                left[place] -= lacking
                 debts.setdefault(account.class_id, []).append((account, lacking))
         return debts
 

@@ -108,7 +108,9 @@ def test_index_has_two_entries_per_chunk_within_its_bounds(dram_bytes: int, nvme
     assert MIN_INDEX_BYTES <= size <= MAX_INDEX_BYTES
     chunks = (dram_bytes + nvme_bytes) / (256 * 1024)
     assert size == MAX_INDEX_BYTES or (size - index_table_bytes(dram_bytes)) / 64 >= 2 * chunks
-    assert size <= MIN_INDEX_BYTES or size - MIB < 64 * 2 * (chunks + 1) + index_table_bytes(dram_bytes), "no more than that"
+    assert size <= MIN_INDEX_BYTES or size - MIB < 64 * 2 * (chunks + 1) + index_table_bytes(dram_bytes), (
+        "no more than that"
+    )
 
 
 def test_package_imports_nothing() -> None:

@@ -36,6 +36,12 @@ def slots_of(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"{len(packed) // 4}i", packed)
 
 
+def figures_of(plane: _core.Plane) -> dict[str, Any]:
+    """Every figure of the stats by its name, for a message."""
+    stats = plane.stats()
+    return {name: getattr(stats, name) for name in dir(stats) if not name.startswith("_")}
+
+
 class Engine:
     """One incarnation with its ranks, all in this process."""
 
@@ -99,7 +105,7 @@ class Pod:
             if answer := done():
                 return answer
         seen = [type(event).__name__ for event in self.events]
-        raise AssertionError(f"waited {seconds} s for {what}; events: {seen}; stats: {self.plane.stats()}")
+        raise AssertionError(f"waited {seconds} s for {what}; events: {seen}; stats: {figures_of(self.plane)}")
 
     def seen(self, kind: type[Kind]) -> list[Kind]:
         return [event for event in self.events if isinstance(event, kind)]

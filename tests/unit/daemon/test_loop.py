@@ -16,7 +16,7 @@ from spillway.daemon import loop as loop_module
 from spillway.daemon.loop import Loop
 from spillway.policy import planner
 
-from tests.unit.core.pod import MIB, Pod, keys_of
+from tests.unit.core.pod import MIB, Engine, Pod, keys_of
 
 CHUNKS = range(100)
 NVME_ONLY = bytes([_core.TIER_NVME]) * len(CHUNKS)
@@ -246,6 +246,75 @@ def test_leases_that_an_engine_asked_for_in_a_burst_do_not_stay_with_it(root: Pa
     pod.store(second, range(1000, 1008))
     for end in (engine, second):
         end.close()
+    pod.plane.close()
+
+
+def full_pod(root: Path, nvme: _core.NvmeOptions | None = None) -> tuple[LoopedPod, Engine, int]:
+    """An arena of some 180 slots full of chunks, all older than what the test does; the number of chunks stored."""
+    pod = LoopedPod(root, nvme=nvme, arena_mib=192, dead_grace_seconds=0.1)
+    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 192 * MIB)
+    engine = pod.attach([[1_000_000]])
+    slots = pod.plane.room()[0].dram_total
+    for first in range(0, slots, 16):
+        pod.store(engine, range(first, first + 16))
+    return pod, engine, slots
+
+
+def dram_chunks(pod: Pod) -> int:
+    return pod.plane.stats().tiers["dram"].chunks
+
+
+def test_burst_of_offers_costs_the_cache_no_more_than_the_chunks_that_were_stored(root: Path) -> None:
+    pod, engine, slots = full_pod(root)
+    for _turn in range(20):
+        pod.turn()
+    before = dram_chunks(pod)
+    taken = engine.scheduler.lease(0, 200)
+    assert 0 < len(taken) // 4 < 200
+    numbers = range(slots + 100, slots + 100 + len(taken) // 4)
+    assert engine.scheduler.publish(keys_of(numbers), 0, taken) == len(numbers)
+    for _turn in range(20):
+        pod.turn()
+    assert pod.lookup(engine, numbers) == bytes([_core.HIT]) * len(numbers)
+    assert dram_chunks(pod) >= before
+    engine.close()
+    pod.plane.close()
+
+
+def test_engine_that_gives_no_lease_back_leaves_the_cache_and_the_other_engine_theirs(root: Path) -> None:
+    pod, engine, slots = full_pod(root)
+    for _step in range(60):
+        engine.scheduler.lease(0, 32)
+        pod.turn()
+    assert pod.plane.stats().leases_out <= slots // planner.LEASE_CAP_SHARE
+    assert dram_chunks(pod) >= slots // 3
+    second = pod.attach([[1_000_000]])
+    pod.store(second, range(1000, 1008))
+    for end in (engine, second):
+        end.close()
+    pod.plane.close()
+
+
+def test_head_that_a_request_holds_survives_the_promotion_of_its_tail(root: Path) -> None:
+    """24 chunks in DRAM under a ticket, 24 on NVMe, and an arena full of chunks that were used later than either."""
+    pod = LoopedPod(root, nvme=disk_of(6), arena_mib=192, dead_grace_seconds=0.1)
+    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 192 * MIB)
+    engine = pod.attach([[1_000_000]])
+    head, tail = range(24), range(24, 48)
+    for first in range(0, 48, 16):
+        pod.store(engine, range(first, first + 16))
+    pod.until("writing", lambda: pod.on_nvme(range(48)) == 48)
+    assert all(pod.plane.evict_dram([pod.key16(number) for number in tail]))
+    pod.until("recycling", lambda: pod.plane.stats().recycling_slots == 0)
+    ticket, _slots = pod.pin(engine, head)
+    for first in range(100, 100 + pod.plane.room()[0].dram_total, 16):
+        pod.store(engine, range(first, first + 16))
+    engine.scheduler.promote(keys_of(tail), 0, 5000)
+    whole = bytes([_core.HIT]) * 48
+    pod.until("the whole prefix", lambda: pod.lookup(engine, range(48)) == whole)
+    for rank in engine.ranks:
+        rank.ack(ticket)
+    engine.close()
     pod.plane.close()
 
 

@@ -12,6 +12,7 @@ from spillway.policy.planner import (
     FREE_SHARE,
     IDLE_LEASE_MIN,
     IDLE_LEASE_SHARE,
+    LEASE_CAP_SHARE,
     MAX_WRITES,
     NVME,
     PROMOTION_SHARE,
@@ -38,6 +39,7 @@ class SomeAccount:
     group: int = 0
     class_id: int = 0
     idle: int = 0
+    leased: int = 0
 
 
 def key_of(number: int) -> bytes:
@@ -147,6 +149,18 @@ def test_leases_have_a_target_and_a_cap_and_are_shared(idle: list[int], free: in
         assert 0 < count <= target - idle[tag]
     needy = [tag for tag, count in enumerate(idle) if count < target]
     assert len(granted) == min(len(needy), free), "one engine's burst left another with none"
+
+
+@given(st.integers(0, SLOTS), st.integers(1, 4), st.integers(1, 4))
+def test_an_engine_that_gives_nothing_back_gets_no_more_than_its_cap(leased: int, engines: int, groups: int) -> None:
+    """Whatever its groups have in their rings: what it took and holds counts too."""
+    accounts = [SomeAccount(tag, group, leased=leased) for tag in range(engines) for group in range(groups)]
+    grants = planner().plan([SomeRoom(dram_free=SLOTS)], accounts, 0).grant
+    cap = max(SLOTS // (LEASE_CAP_SHARE * engines), IDLE_LEASE_MIN)
+    for tag in range(engines):
+        granted = sum(count for to, _group, count in grants if to == tag)
+        assert granted <= max(cap - leased, 0)
+        assert granted > 0 or leased >= cap
 
 
 def test_debts_empty_no_other_class() -> None:

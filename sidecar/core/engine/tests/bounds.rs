@@ -41,7 +41,7 @@ fn thousands_of_asks_for_a_few_chunks_are_told_a_few_times() {
     // Once read and evicted again they can be asked for anew.
     plane.read(&(0..8).map(key16).collect::<Vec<_>>());
     until(&mut plane, "the reads", |plane, _| plane.stats().dram.chunks == 8);
-    assert_eq!(evicted(&plane.evict_dram(&(0..8).map(key16).collect::<Vec<_>>())), 8);
+    assert_eq!(evicted(&plane.evict_dram(&(0..8).map(key16).collect::<Vec<_>>(), false)), 8);
     engine.scheduler.promote(&asked, &[0], 1000).unwrap();
     let mut told = 0;
     until(&mut plane, "the tellings", |_, events| {
@@ -73,7 +73,7 @@ fn a_full_index_gives_up_its_oldest_and_never_freezes() {
             plane.write(&keys);
             plane.tiers(&keys).iter().all(|bits| matches!(bits, 0 | 3))
         }));
-        plane.evict_dram(&keys);
+        plane.evict_dram(&keys, false);
         events.extend(until(&mut plane, "the recycling", |plane, _| plane.stats().recycling_slots == 0));
         displaced.extend(events.into_iter().filter_map(|event| match event {
             Event::Quarantined { key: Some(key), outcome: Outcome::Gone, tier } => Some((key, tier)),
@@ -176,11 +176,11 @@ fn one_that_stands_still_in_a_step_stops_no_recycling_for_ever() {
     stopped.scheduler.lookup(&key(1), &mut answer).unwrap();
     assert_eq!(answer, [HIT]);
 
-    assert_eq!(evicted(&plane.evict_dram(&[key16(1), key16(3)])), 2);
+    assert_eq!(evicted(&plane.evict_dram(&[key16(1), key16(3)], false)), 2);
     until(&mut plane, "the recycling", |plane, _| plane.stats().recycling_slots == 1);
     assert_eq!((plane.stats().steps_expelled, plane.stats().engines_expelled), (1, 1));
     // What is evicted from now on does not wait again, and chunk 0 is there but not for that step.
-    plane.evict_dram(&[key16(2)]);
+    plane.evict_dram(&[key16(2)], false);
     let began = Instant::now();
     until(&mut plane, "the next recycling", |plane, _| plane.stats().recycling_slots == 1);
     assert!(began.elapsed() < Duration::from_secs(3));

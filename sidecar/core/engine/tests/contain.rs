@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use plane_kit::*;
 use spillway_engine::control::{REFUSED_FAULT, STATE_ACCEPTED, STATE_REFUSED};
-use spillway_engine::plane::{Kind, Plane};
+use spillway_engine::plane::{Event, Plane};
 
 const PAYLOAD: usize = 100_000;
 

@@ -382,7 +382,7 @@ impl Round {
         let Some(key) = self.inserted.pop_front() else { return };
         match self.dice.below(4) {
             0 => _ = plane.write(&[key]),
-            1 => _ = plane.evict_dram(&[key]),
+            1 => _ = plane.evict_dram(&[key], false),
             2 => _ = plane.read(&[key]),
             _ => _ = plane.evict_nvme(&[key]),
         }
@@ -416,7 +416,7 @@ impl Round {
         let any = self.kept[self.dice.below(self.kept.len() as u64) as usize];
         assert!(honest.check(any), "chunk {any} of the honest engine is gone");
         if self.kept.len() > KEPT {
-            assert_eq!(evicted(&plane.evict_dram(&[key16(self.kept.pop_front().unwrap())])), 1);
+            assert_eq!(evicted(&plane.evict_dram(&[key16(self.kept.pop_front().unwrap())], false)), 1);
         }
         self.checked += 1;
     }

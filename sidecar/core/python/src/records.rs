@@ -138,6 +138,7 @@ pub struct LeaseAccount {
     group: usize,
     class_id: u8,
     idle: u64,
+    leased: u64,
 }
 
 /// Add the classes.
@@ -272,5 +273,5 @@ pub fn room(plane: &plane::Plane) -> Vec<ClassRoom> {
 
 pub fn lease_accounts(plane: &plane::Plane) -> Vec<LeaseAccount> {
     let accounts = plane.lease_accounts().into_iter();
-    accounts.map(|(tag, group, class_id, idle)| LeaseAccount { tag, group, class_id, idle }).collect()
+    accounts.map(|(tag, group, class_id, idle, leased)| LeaseAccount { tag, group, class_id, idle, leased }).collect()
 }

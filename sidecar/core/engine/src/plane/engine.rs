@@ -10,6 +10,8 @@ use crate::key::KeyMap;
 use crate::layout::*;
 use crate::ring::Op;
 
+use super::leases::Leases;
+
 /// What one group's chunks look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -45,7 +47,7 @@ pub struct Engine {
     pub grant_heads: [u64; MAX_GROUPS],
     pub grant_tails: [u64; MAX_GROUPS],
     pub missed: [u32; MAX_GROUPS],
-    pub leases: HashSet<u32>,
+    pub leases: Leases,
     /// Open tickets: when each was first seen, nanoseconds.
     pub tickets: HashMap<u64, u64>,
     /// Steps of an older epoch are void; ours alone, the copy in shared memory is for the engine.
@@ -72,7 +74,7 @@ impl Engine {
             grant_heads: [0; MAX_GROUPS],
             grant_tails: [0; MAX_GROUPS],
             missed: [0; MAX_GROUPS],
-            leases: HashSet::new(),
+            leases: Leases::default(),
             tickets: HashMap::new(),
             expelled_epoch: 0,
             free_since: None,

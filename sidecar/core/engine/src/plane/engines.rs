@@ -218,8 +218,8 @@ impl Plane {
         }
         let Some(engine) = self.engines[tag].take() else { return };
         let (leases, tickets) = (engine.leases.len() as u64, engine.tickets.len() as u64);
-        for slot in &engine.leases {
-            self.free_slot(*slot);
+        for slot in engine.leases.slots() {
+            self.free_slot(slot);
         }
         crate::crash::point("leases-back");
         self.tier.expected.forget_engine(tag as u8);

@@ -11,6 +11,7 @@ mod engine;
 mod engines;
 pub mod event;
 mod expected;
+mod leases;
 mod open;
 mod poll;
 mod recycle;
@@ -168,13 +169,14 @@ impl Plane {
         granted
     }
 
-    /// (tag, group, class, slots granted and not taken yet) of every group that can be granted to now: one with bytes, of an engine that
+    /// (tag, group, class, slots granted and not taken yet, slots of the class that the engine leases in all) of every group that can be granted to now: one with bytes, of an engine that
     /// is ready and was not refused.
-    pub fn lease_accounts(&self) -> Vec<(u8, usize, u8, u64)> {
+    pub fn lease_accounts(&self) -> Vec<(u8, usize, u8, u64, u64)> {
         let groups = self.engines.iter().flatten().flat_map(|engine| (0..engine.n_groups).map(|group| (engine.tag, group)));
         let account = |(tag, group)| {
             let (found, room) = self.grant_terms(tag, group)?;
-            Some((tag, group, found.class, GRANT_SLOTS as u64 - room))
+            let leased = self.engines[tag as usize].as_ref()?.leases.count(found.class);
+            Some((tag, group, found.class, GRANT_SLOTS as u64 - room, leased))
         };
         groups.filter_map(account).collect()
     }
@@ -193,7 +195,7 @@ impl Plane {
         crate::crash::point("granting");
         let Some(engine) = self.engines[tag as usize].as_mut() else { return false };
         engine.push_grant(group, slot);
-        engine.leases.insert(slot);
+        engine.leases.insert(slot, found.class);
         crate::crash::point("granted");
         self.mark(slot, SlotState::Leased, tag, found.class);
         true

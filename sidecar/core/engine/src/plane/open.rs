@@ -312,11 +312,11 @@ impl Plane {
                 self.report.quarantined_slots += 1;
             }
             (SlotState::Leased, Some(engine)) => {
-                engine.leases.insert(slot);
+                engine.leases.insert(slot, class);
             }
             (SlotState::Granting, Some(engine)) => {
                 if engine.was_granted_last(slot) {
-                    engine.leases.insert(slot);
+                    engine.leases.insert(slot, class);
                     self.mark(slot, SlotState::Leased, record.tag, class);
                 } else {
                     self.mark(slot, SlotState::Free, 0, class);

@@ -113,7 +113,7 @@ impl Plane {
     /// The class of a slot that this engine holds a lease of.
     fn leased_class(&self, tag: u8, slot: u32) -> Judged<u8> {
         let leases = self.engines[tag as usize].as_ref().map(|engine| &engine.leases);
-        if !leases.is_some_and(|leases| leases.contains(&slot)) {
+        if !leases.is_some_and(|leases| leases.contains(slot)) {
             return Err(InvalidOp::NotLeased);
         }
         let found = Slot::load(self.index.slot(slot));
@@ -123,7 +123,7 @@ impl Plane {
 
     fn end_lease(&mut self, tag: u8, slot: u32) {
         if let Some(engine) = self.engines[tag as usize].as_mut() {
-            engine.leases.remove(&slot);
+            engine.leases.remove(slot);
         }
     }
 

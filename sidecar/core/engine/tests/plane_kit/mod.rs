@@ -168,7 +168,7 @@ pub fn put_on_nvme(plane: &mut Plane, engine: &mut Engine, numbers: std::ops::Ra
         plane.write(&keys);
         plane.tiers(&keys).iter().all(|bits| *bits == 3)
     });
-    assert_eq!(evicted(&plane.evict_dram(&keys)), keys.len());
+    assert_eq!(evicted(&plane.evict_dram(&keys, false)), keys.len());
     until(plane, "the recycling", |plane, _| plane.stats().recycling_slots == 0);
 }
 
