@@ -23,6 +23,7 @@ from spillway_operator.kube.access import find_access
 from spillway_operator.kube.client import ApiServer, load_configuration
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.logs import configure_logging
+from spillway_operator.stalls import spare_what_stays
 
 log = structlog.get_logger()
 
@@ -117,6 +118,7 @@ def main() -> int:
     """Parse the environment, run, and return the exit status."""
     settings = OperatorSettings()
     configure_logging(settings.log_level)
+    spare_what_stays()
     return asyncio.run(run(settings))
 
 

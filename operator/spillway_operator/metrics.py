@@ -21,6 +21,12 @@ RECONCILE_SECONDS = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
     registry=REGISTRY,
 )
+LOOP_STALL_SECONDS = Histogram(
+    "spillway_operator_loop_stall_seconds",
+    "Stalls of the event loop of 50 ms and more.",
+    buckets=(0.1, 0.2, 0.5, 1, 2, 4, 7),
+    registry=REGISTRY,
+)
 API_WRITES = Counter(
     "spillway_operator_api_writes",
     "Writes that the API server accepted, by verb and kind.",

@@ -36,7 +36,7 @@ async def test_objects_are_told_page_by_page() -> None:
     async with following(api, seen) as reflector:
         assert len(seen.there) == 1000
         assert reflector.synced.is_set()
-    assert told == [0, 100, 600], "who is told of a page keeps of it what he needs before the next one comes"
+    assert told == [0, 50, 550], "who is told of a page keeps of it what he needs before the next one comes"
     assert all(query["labelSelector"] == "spillway.dev/pool" for query in api.asked)
 
 
