@@ -15,6 +15,6 @@ def test_the_index_has_two_entries_per_chunk(tmp_path: Path, dram: int, nvme: in
         (tmp_path / name).mkdir()
     plane = _core.Plane.open(str(tmp_path), dram, index_bytes(dram, nvme))
     try:
-        assert plane.report()["entries"] >= 2 * (dram + nvme) // (256 * 1024)
+        assert plane.report().entries >= 2 * (dram + nvme) // (256 * 1024)
     finally:
         plane.close()

@@ -148,15 +148,16 @@ def test_a_replaced_index_gives_its_memory_back_while_engines_still_map_it(pod: 
 def test_opening_that_fails_again_and_again_keeps_no_more_descriptors(pod: Pod) -> None:
     engine = pod.attach()
     pod.plane.close()
-    (pod.root / "arena/arena").unlink()
-    (pod.root / "arena/arena").mkdir()
+    (pod.root / "arena").rename(pod.root / "elsewhere")
+    (pod.root / "arena").touch()
     open_descriptors: list[int] = []
     for _ in range(3):
         with pytest.raises(_core.PlaneError, match="arena"):
             pod.open()
         open_descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
     assert len(set(open_descriptors)) == 1
-    (pod.root / "arena/arena").rmdir()
+    (pod.root / "arena").unlink()
+    (pod.root / "elsewhere").rename(pod.root / "arena")
     pod.plane = pod.open()
     engine.close()
 
