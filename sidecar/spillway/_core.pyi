@@ -139,7 +139,7 @@ COUNT_FAIL_OPEN: Final[int]
 COUNT_LOADED_DRAM_TOKENS: Final[int]
 COUNT_LOADED_NVME_TOKENS: Final[int]
 COUNT_LOADED_OTHER_TOKENS: Final[int]
-COUNTER_NAMES: Final[tuple[str, ...]]  # index -> name, the keys of stats()["engines"][i]["counters"]
+COUNTER_NAMES: Final[tuple[str, ...]]  # index -> name, the keys of EngineStats.counters
 
 # What `Plane.poll` gives: one class per kind. key: 16 bytes; class_id: the slot class; tag: the engine's number; tiers and
 # tier: TIER_* bits; outcome: OUT_*.
@@ -496,7 +496,7 @@ class Plane:
     ) -> Plane:
         """Map the surviving files under root or make new ones; never blocks on NVMe's scan nor on the pre-fault.
 
-        index_bytes is an upper bound. An NVMe tier that cannot be opened does not raise: report()["nvme"] says why
+        index_bytes is an upper bound. An NVMe tier that cannot be opened does not raise: report().nvme says why
         and DRAM serves.
         Raises PlaneBusy, PlaneError.
         """
