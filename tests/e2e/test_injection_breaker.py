@@ -52,14 +52,15 @@ def pods(kube: Kube, namespace: str, pool: str) -> list[Manifest]:
     return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
 
-def wait_plain(kube: Kube, namespace: str, pool: str) -> Manifest:
+def wait_plain(kube: Kube, namespace: str, pool: str, *reasons: str) -> Manifest:
+    wanted = reasons or ("sidecar-unavailable",)
+
     def running_plain() -> Manifest | None:
         return next(
             (
                 pod
                 for pod in pods(kube, namespace, pool)
-                if annotation(pod, "spillway.dev/skipped") == "sidecar-unavailable"
-                and pod["status"]["phase"] == "Running"
+                if annotation(pod, "spillway.dev/skipped") in wanted and pod["status"]["phase"] == "Running"
             ),
             None,
         )
@@ -83,6 +84,15 @@ def test_no_storage_class(kube: Kube, namespace: str) -> None:
     reason, message = injection_condition(kube, namespace, "unbound")
     assert reason == "SidecarsCannotStart"
     assert "VolumeNotProvisioned" in message and "spillway-nvme" in message and "no storage class" in message
+
+
+@pytest.mark.usefixtures("waits_for_a_gpu")
+def test_storage_class_that_does_not_exist(kube: Kube, namespace: str) -> None:
+    """Pool and workload in one file: the pod may be injected before the pool is found invalid."""
+    pool = make_pool(namespace, name="mistyped")
+    pool["spec"]["tiers"]["nvme"]["volume"] = {"type": "Ephemeral", "ephemeral": {"storageClassName": "no-such-class"}}
+    kube.apply(pool, idle_engine(namespace, "mistyped"))
+    wait_plain(kube, namespace, "mistyped", "sidecar-unavailable", "pool-invalid")
 
 
 @pytest.mark.usefixtures("waits_for_a_gpu")

@@ -13,22 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from spillway_operator.api import InjectionStatus, Reason, SkipReason
+from spillway_operator.api import InjectionStatus
 from spillway_operator.controller.observed import PodView
 
 # A registry that stumbles is there again when the kubelet asks the second time, 10 s later.
 GRACE = timedelta(seconds=15)
 TRY_AFTER = timedelta(minutes=5)
+# How long after its pod's admission a symptom may be seen first.
+LATE = 2 * GRACE
 _MAX_MESSAGE_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A pod that cannot start because of what was injected, and what holds it up."""
+    """A pod that cannot start because of what was injected, what holds it up, and since when that was seen, on our clock."""
 
     pod: PodView
     reason: str
     message: str
+    began: datetime
 
     def words(self) -> str:
         return f"pod {self.pod.name}: {self.reason}: {self.message}"[:_MAX_MESSAGE_CHARACTERS]
@@ -43,28 +46,26 @@ def decide_injection(
 ) -> InjectionStatus | None:
     """The breaker as it should stand; None is a breaker that never opened for this revision.
 
-    `failures` are those that have lasted for `GRACE`.
+    `failures` are those that have lasted for `GRACE`. What began before a state did is no news in it: such pods are made again
+    (stuck_pods.py), and judged then.
     """
     if not revision:
         return None  # no pod is injected for another reason
     before = previous if previous is not None and previous.revision == revision else None
     failures = [failure for failure in failures if failure.pod.revision == revision]
-    if before is not None and before.state == "Open" and _is_shortage_of_all(before, pods):
-        return _move(before, "Closed", now)
-    if before is None or before.state == "Closed":
-        fresh = [failure for failure in failures if before is None or _is_after(failure.pod.created_at, before.since)]
+    if before is None:
+        return _open(failures[0], revision, now) if failures else None
+    if before.state == "Closed":
+        fresh = [failure for failure in failures if failure.began >= before.since]
         return _open(fresh[0], revision, now) if fresh else before
-    healthy = any(
-        p.injected and p.ready and p.revision == revision and _is_after(p.ready_at, before.since) for p in pods
-    )
-    if before.state == "Open":
-        if healthy and not failures:
-            return _move(before, "Closed", now)
-        return _move(before, "Probing", now) if now - before.since >= TRY_AFTER else before
-    if healthy:
+    # When it was initialised, not when it was ready last: a probe that fails once is no start.
+    started = (p for p in pods if p.injected and p.ready and p.revision == revision)
+    healthy = any(p.initialized_at is not None and p.initialized_at >= before.since for p in started)
+    if healthy and (before.state == "Probing" or not failures):
         return _move(before, "Closed", now)
-    tried = [failure for failure in failures if _is_after(failure.pod.created_at, before.since)]
-    if tried:
+    # A trial that came late in its five minutes is judged in the next.
+    tried = [failure for failure in failures if failure.began >= before.since - LATE]
+    if before.state == "Probing" and tried:
         return _open(tried[0], revision, now)
     # Nobody came, or who came waits for something else: another one may try.
     return _move(before, "Probing", now) if now - before.since >= TRY_AFTER else before
@@ -75,13 +76,6 @@ def next_try_seconds(status: InjectionStatus | None, now: datetime) -> float | N
     if status is None or status.state == "Closed":
         return None
     return max(0.0, (status.since + TRY_AFTER - now).total_seconds()) + 1.0
-
-
-def _is_shortage_of_all(status: InjectionStatus, pods: Sequence[PodView]) -> bool:
-    """Whether a pod does not fit without us either: then the cluster is full, and starting plain helps nobody."""
-    return status.reason == Reason.DOES_NOT_FIT and any(
-        pod.skipped == SkipReason.SIDECAR_UNAVAILABLE and pod.unschedulable for pod in pods
-    )
 
 
 def _open(failure: Failure, revision: str, now: datetime) -> InjectionStatus:
@@ -97,7 +91,3 @@ def _move(before: InjectionStatus, state: str, now: datetime) -> InjectionStatus
 def _second(moment: datetime) -> datetime:
     # What is stored has whole seconds, and what is stored is compared with what is decided.
     return moment.replace(microsecond=0)
-
-
-def _is_after(moment: datetime | None, since: datetime) -> bool:
-    return moment is not None and moment >= since

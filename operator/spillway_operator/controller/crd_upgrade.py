@@ -27,7 +27,13 @@ async def upgrade_crd(api: ApiServer) -> str:
     if lost:
         more = f" and {len(lost) - MAX_FIELDS_NAMED} more" if len(lost) > MAX_FIELDS_NAMED else ""
         return f"CRD {name} is left as it is: it has fields that this version does not know ({', '.join(lost[:MAX_FIELDS_NAMED])}{more})"
-    await api.apply(wanted, CRDS, FieldManager.CRD)
+    if stored is None:
+        await api.apply(wanted, CRDS, FieldManager.CRD)  # a POST has no name that RBAC could narrow
+    else:
+        # Replaced and not applied: of what another manager wrote, as Helm did, an application takes no rule away.
+        metadata = stored["metadata"]
+        labels = {**(metadata.get("labels") or {}), **wanted["metadata"]["labels"]}
+        await api.replace({**wanted, "metadata": {**metadata, "labels": labels}}, CRDS)
     async with asyncio.timeout(ESTABLISHED_SECONDS):
         while not _is_established(await api.get(CRDS, name)):
             await asyncio.sleep(LOOK_SECONDS)

@@ -23,7 +23,7 @@ from spillway_operator.api.names import (
     SKIPPED_MESSAGE_ANNOTATION,
     STATUS_ANNOTATION,
 )
-from spillway_operator.controller.symptoms import Symptom, find_symptom, has_begun, has_own_claim, is_unschedulable
+from spillway_operator.controller.symptoms import Symptom, find_symptom, has_begun, has_own_claim
 from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
 from spillway_operator.metrics import PODS, POOLS
 
@@ -74,7 +74,7 @@ class PodView:
     begun: bool = False
     owner: str = ""
     own_claim: bool = False
-    unschedulable: bool = False
+    initialized_at: datetime | None = None
     http_port: int = HTTP_PORT
     # Whoever edits it changes nothing: it is for an Event that is posted once.
     skip_message: str = field(default="", compare=False)
@@ -131,7 +131,7 @@ def parse_pod(body: Mapping[str, Any]) -> PodView | None:
         begun=has_begun(status),
         owner=_owner(metadata),
         own_claim=has_own_claim(body),
-        unschedulable=is_unschedulable(status),
+        initialized_at=_initialized_at(status),
         http_port=_http_port(injection),
     )
 
@@ -170,6 +170,13 @@ def _injection(annotations: Mapping[str, str]) -> dict[str, Any] | None:
     except ValueError:
         return None
     return noted if isinstance(noted, dict) else None
+
+
+def _initialized_at(status: Mapping[str, Any]) -> datetime | None:
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "Initialized" and condition.get("status") == "True":
+            return _moment(condition.get("lastTransitionTime"))
+    return None
 
 
 def _readiness(status: Mapping[str, Any]) -> tuple[bool, datetime | None]:

@@ -1,8 +1,9 @@
 """The breaker's hands: which pods cannot start because of us, and starting them again without us where that is possible.
 
 A pod's volumes and init containers cannot be changed once it exists, so a stuck pod is deleted and its owner makes the next one, which
-meets the open breaker. Only a pod that never began and that a ReplicaSet, StatefulSet or DaemonSet makes again is deleted, as it was
-read: an attempt of a Job counts, and nobody makes a bare pod again. Both are named in the condition.
+meets the breaker as it stands then, or a pool that was mended since. Only a pod that never began and that a ReplicaSet, StatefulSet or
+DaemonSet makes again is deleted, as it was read: an attempt of a Job counts, and nobody makes a bare pod again. Both are named in the
+condition.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from spillway_operator.controller.breaker import GRACE, Failure
 from spillway_operator.controller.observed import PodView, PoolKey, parse_pod
 from spillway_operator.controller.symptoms import Symptom, claim_name
 from spillway_operator.kube.client import ApiServer
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.resources import EVENTS, PODS, Manifest
 from spillway_operator.metrics import PODS_RESTARTED_PLAIN
 
@@ -32,6 +34,10 @@ SILENCE = timedelta(minutes=2)
 RESTARTED_SHARE = 0.1
 # What the webhook has not heard of yet it does not do.
 SPREAD = timedelta(seconds=3)
+# Whose deletion somebody refuses, a policy of a third party perhaps, must not keep the others waiting.
+REFUSED_FOR = timedelta(minutes=10)
+# A pod whose own containers began is held up by nothing; but a sidecar that crashes from the start keeps it from getting ready.
+STARTING = timedelta(minutes=15)
 
 _CLAIM_FAILURES = ("ProvisioningFailed", "FailedBinding")
 _MOUNT_FAILURES = ("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedBinding")
@@ -52,18 +58,20 @@ class StuckPods:
         self._since: dict[str, tuple[Symptom, datetime]] = {}
         self._asked: dict[str, tuple[datetime, str]] = {}
         self._restarted_at: dict[PoolKey, datetime] = {}
+        self._refused_at: dict[str, datetime] = {}
 
     def forget(self, pod_uid: str) -> None:
         """The pod is gone."""
         self._since.pop(pod_uid, None)
         self._asked.pop(pod_uid, None)
+        self._refused_at.pop(pod_uid, None)
 
     async def find_failures(self, pods: Sequence[PodView], now: datetime) -> tuple[list[Failure], float | None]:
         """Those whose symptom has lasted, and in how many seconds to look again for those whose has not. Raises ApiError."""
         failures, pauses, to_ask = [], [], []
         for pod in pods:
             symptom = pod.symptom
-            if symptom is None or not pod.injected:
+            if symptom is None or not pod.injected or _has_long_begun(pod, now):
                 self.forget(pod.uid)
                 continue
             known = self._since.get(pod.uid)
@@ -73,37 +81,49 @@ class StuckPods:
             if lasted < GRACE:
                 pauses.append((GRACE - lasted).total_seconds() + 0.5)
             elif symptom.proven:
-                failures.append(Failure(pod, symptom.reason, symptom.message))
-            elif lasted >= SILENCE and symptom.reason == Reason.VOLUME_NOT_PROVISIONED and not pod.own_claim:
-                failures.append(Failure(pod, symptom.reason, f"claim {claim_name(pod.name)}: {symptom.message}"))
+                failures.append(Failure(pod, symptom.reason, symptom.message, known[1]))
+            elif lasted >= SILENCE and _may_be_silent(symptom) and not pod.own_claim:
+                words = f"claim {claim_name(pod.name)}: {symptom.message}"
+                failures.append(Failure(pod, symptom.reason, words, known[1]))
             else:
                 to_ask.append(pod)
                 pauses.append(ASK_EVERY.total_seconds())
         for pod, words in await self._ask_events(to_ask, now):
-            assert pod.symptom is not None
-            failures.append(Failure(pod, pod.symptom.reason, words))
+            symptom, began = self._since[pod.uid]
+            failures.append(Failure(pod, symptom.reason, words, began))
         return failures, min(pauses, default=None)
 
     async def restart(
         self, key: PoolKey, status: InjectionStatus | None, failures: Sequence[Failure], labelled: int, now: datetime
     ) -> float | None:
-        """Delete one of the stuck pods if it is time; returns in how many seconds the next one is due. Raises ApiError."""
-        if status is None or status.state != "Open":
-            return None
+        """Delete one of the stuck pods if it is time; returns in how many seconds the next one is due. Raises ApiError.
+
+        In every state, and of every revision: what the breaker learnt in the meantime, or who mended the pool, helps no pod that
+        was made before.
+        """
         stuck = [
-            f.pod
-            for f in failures
-            if f.pod.revision == status.revision and not f.pod.begun and f.pod.owner in REMADE_BY
+            f.pod for f in failures if not f.pod.begun and f.pod.owner in REMADE_BY and not self._is_refused(f.pod, now)
         ]
         if not stuck:
             return None
         pause = timedelta(seconds=60 / max(1.0, labelled * RESTARTED_SHARE))
-        due = max(status.since + SPREAD, self._restarted_at.get(key, datetime.min.replace(tzinfo=now.tzinfo)) + pause)
+        due = self._restarted_at[key] + pause if key in self._restarted_at else now
+        if status is not None and status.state == "Open":
+            due = max(due, status.since + SPREAD)
         if now < due:
             return (due - now).total_seconds() + 0.1
-        await self._restart(stuck[0])
+        try:
+            await self._restart(stuck[0])
+        except ApiError as error:
+            if error.status in (403, 422):
+                self._refused_at[stuck[0].uid] = now
+            raise
         self._restarted_at[key] = now
         return pause.total_seconds() + 0.1 if len(stuck) > 1 else None
+
+    def _is_refused(self, pod: PodView, now: datetime) -> bool:
+        at = self._refused_at.get(pod.uid)
+        return at is not None and now - at < REFUSED_FOR
 
     async def _restart(self, pod: PodView) -> None:
         read = await self._api.get(PODS, pod.name, pod.namespace)
@@ -119,8 +139,17 @@ class StuckPods:
         due = sorted((pod for pod in pods if self._is_due(pod, now)), key=lambda pod: pod.created_at or now)[
             :ASKED_PODS
         ]
-        for pod, words in zip(due, await asyncio.gather(*map(self._events_of, due)), strict=True):
-            self._asked[pod.uid] = (now, words)
+        answers = await asyncio.gather(*map(self._events_of, due), return_exceptions=True)
+        for pod, answer in zip(due, answers, strict=True):
+            if isinstance(answer, ApiError):
+                # What others show must not wait for it.
+                log.warning(
+                    "events of a pod could not be read", namespace=pod.namespace, pod=pod.name, reason=str(answer)
+                )
+                answer = self._asked.get(pod.uid, (now, ""))[1]
+            elif isinstance(answer, BaseException):
+                raise answer
+            self._asked[pod.uid] = (now, answer)
         return [(pod, self._asked[pod.uid][1]) for pod in pods if self._asked.get(pod.uid, (now, ""))[1]]
 
     def _is_due(self, pod: PodView, now: datetime) -> bool:
@@ -134,7 +163,7 @@ class StuckPods:
             self._events(pod.namespace, claim), self._events(pod.namespace, pod.name)
         )
         for event in of_claim:
-            if event.get("reason") in _CLAIM_FAILURES:
+            if event.get("reason") in _CLAIM_FAILURES and _is_since(event, pod):
                 return f"claim {claim}: {event.get('message', '')}"
         for event in of_pod:
             message = str(event.get("message", ""))
@@ -153,6 +182,21 @@ def names_our_volume(message: str) -> bool:
         volumes = unmounted[1].split()
         return bool(volumes) and all(volume.startswith(names.VOLUME_PREFIX) for volume in volumes)
     return _OUR_VOLUME.search(message) is not None
+
+
+def _has_long_begun(pod: PodView, now: datetime) -> bool:
+    return pod.begun and pod.created_at is not None and now - pod.created_at > STARTING
+
+
+def _may_be_silent(symptom: Symptom) -> bool:
+    """Whether the scheduler waits for the claim by its own word. Without a word it may be the scheduler that does not run."""
+    return symptom.reason == Reason.VOLUME_NOT_PROVISIONED and bool(symptom.message)
+
+
+def _is_since(event: Manifest, pod: PodView) -> bool:
+    """Whether an Event is of this pod's claim: a StatefulSet's next one has the same name."""
+    stamp = event.get("lastTimestamp") or (event.get("series") or {}).get("lastObservedTime") or event.get("eventTime")
+    return stamp is None or pod.created_at is None or datetime.fromisoformat(stamp) >= pod.created_at
 
 
 def _is_of(event: Manifest, pod: PodView) -> bool:

@@ -27,7 +27,7 @@ _NODE_REASON = re.compile(r"^(\d+) (.*)$", re.DOTALL)
 # Of a volume that no node can give; "ours" only where the pod has no other claim.
 _NO_VOLUME = re.compile(
     r"find available persistent volumes to bind|enough free storage|volume node affinity conflict"
-    r"|unbound immediate PersistentVolumeClaims"
+    r"|unbound immediate PersistentVolumeClaims|exceed max volume count"
 )
 
 
@@ -49,8 +49,12 @@ def find_symptom(body: Mapping[str, Any]) -> Symptom | None:
             return symptom
     if status.get("phase") not in (None, "", "Pending"):
         return None
-    if is_unschedulable(status):
-        return _unschedulable(str(_condition(status, "PodScheduled").get("message", "")), body)
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return _unschedulable(str(scheduled.get("message", "")), body)
+    if not spec.get("nodeName") and scheduled.get("reason") in (None, "SchedulerError") and _claims(spec)[0]:
+        # The scheduler has a node and waits for the claim to be provisioned there, without a word; or it does not run.
+        return Symptom(Reason.VOLUME_NOT_PROVISIONED, "", proven=False)
     if spec.get("nodeName") and not any(_has_begun(s) for s in status.get("initContainerStatuses") or []):
         return Symptom(Reason.VOLUME_NOT_ATTACHED, "its volumes are not there yet", proven=False)
     return None
@@ -64,12 +68,6 @@ def claim_name(pod_name: str) -> str:
 def has_own_claim(body: Mapping[str, Any]) -> bool:
     """Whether the pod has a claim beside ours."""
     return _claims(body.get("spec") or {})[1]
-
-
-def is_unschedulable(status: Mapping[str, Any]) -> bool:
-    """Whether the scheduler finds no node for the pod."""
-    scheduled = _condition(status, "PodScheduled")
-    return scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
 
 
 def has_begun(status: Mapping[str, Any]) -> bool:

@@ -55,10 +55,21 @@ def namespace_level(labels: Mapping[str, str]) -> str:
 
 def _would_change(volume: Mapping[str, Any]) -> bool:
     """Whether fsGroup changes who may read the volume's files."""
+    if _asks_for_token(volume):
+        return True
     for kind in _WRITTEN_BY_KUBELET:
         if kind in volume:
             return any(mode & _READ_BY_ALL != _READ_BY_ALL for mode in _modes(volume[kind] or {}))
     return not any(kind in volume for kind in _UNCHANGED)
+
+
+def _asks_for_token(volume: Mapping[str, Any]) -> bool:
+    """A token of the user's own asking: with fsGroup the kubelet takes it from everybody outside of the group, such as a process that
+    gave its groups up. What every pod gets of the API server itself is left out: it would rule fsGroup out for all."""
+    if str(volume.get("name", "")).startswith("kube-api-access-"):
+        return False
+    sources = (volume.get("projected") or {}).get("sources") or []
+    return any("serviceAccountToken" in source for source in sources)
 
 
 def _modes(source: Mapping[str, Any]) -> Iterator[int]:

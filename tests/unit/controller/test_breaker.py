@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from controller_builders import NOW, make_pod
 from spillway_operator.api import InjectionStatus
-from spillway_operator.controller.breaker import TRY_AFTER, Failure, decide_injection, next_try_seconds
+from spillway_operator.controller.breaker import GRACE, TRY_AFTER, Failure, decide_injection, next_try_seconds
 from spillway_operator.controller.observed import PodView
 
 BEFORE, AFTER = NOW - timedelta(minutes=1), NOW + timedelta(minutes=1)
@@ -21,8 +22,13 @@ def pod(name: str = "chat-0", created_at: datetime = BEFORE, **overrides: Any) -
     return make_pod(name, creationTimestamp=stamp(created_at), **{"ready": False, **overrides})
 
 
-def failure(name: str = "chat-0", **overrides: Any) -> Failure:
-    return Failure(pod(name, **overrides), "ImagePullBackOff", "no such image")
+def failure(name: str = "chat-0", began: datetime = BEFORE, **overrides: Any) -> Failure:
+    return Failure(pod(name, **overrides), "ImagePullBackOff", "no such image", began)
+
+
+def started(name: str = "chat-0", at: datetime = AFTER, **overrides: Any) -> PodView:
+    """A pod that was initialised then, and is ready."""
+    return replace(pod(name, ready=True, **overrides), initialized_at=at)
 
 
 def status(state: str, **overrides: Any) -> InjectionStatus:
@@ -60,26 +66,26 @@ def test_open_breaker_stays_until_it_is_time_to_try() -> None:
 
 
 def test_stuck_pod_that_gets_ready_closes_it() -> None:
-    healed = pod(ready=True, ready_at=AFTER)
+    healed = started()
     after = decide_injection(status("Open"), [], [healed], "r1", AFTER)
     assert after == status("Closed", since=AFTER)
 
 
 def test_pods_that_were_ready_before_it_opened_prove_nothing() -> None:
-    healthy = pod(ready=True, ready_at=BEFORE)
+    healthy = started(at=BEFORE, ready_at=AFTER)
     assert decide_injection(status("Open"), [], [healthy], "r1", AFTER) == status("Open")
     assert decide_injection(status("Probing"), [], [healthy], "r1", AFTER) == status("Probing")
 
 
 def test_trial_that_gets_ready_closes_it() -> None:
-    stuck, tried = failure("old"), pod("new", created_at=AFTER, ready=True, ready_at=AFTER)
+    stuck, tried = failure("old"), started("new")
     after = decide_injection(status("Probing"), [stuck], [stuck.pod, tried], "r1", AFTER)
     assert after == status("Closed", since=AFTER)
 
 
 def test_trial_that_cannot_start_opens_it_again_and_older_ones_do_not() -> None:
     assert decide_injection(status("Probing"), [failure()], [pod()], "r1", AFTER) == status("Probing")
-    tried = failure("new", created_at=AFTER)
+    tried = failure("new", began=AFTER)
     after = decide_injection(status("Probing"), [failure(), tried], [tried.pod], "r1", AFTER)
     assert after is not None
     assert (after.state, after.since) == ("Open", AFTER)
@@ -94,22 +100,27 @@ def test_trial_that_waits_for_something_else_makes_room_for_another() -> None:
 def test_stuck_pod_of_before_does_not_open_it_anew() -> None:
     closed = status("Closed")
     assert decide_injection(closed, [failure()], [pod()], "r1", AFTER) == closed
-    again = decide_injection(closed, [failure("new", created_at=AFTER)], [], "r1", AFTER)
+    again = decide_injection(closed, [failure("new", began=AFTER)], [], "r1", AFTER)
     assert again is not None
     assert again.state == "Open"
 
 
-def test_pod_that_does_not_fit_without_us_either_closes_it() -> None:
-    annotations = {"spillway.dev/skipped": "sidecar-unavailable"}
-    plain = pod("plain", injected=False, annotations=annotations)
-    full = make_full(plain)
-    shortage = status("Open", reason="DoesNotFit")
-    assert decide_injection(shortage, [], [full], "r1", AFTER) == status("Closed", reason="DoesNotFit", since=AFTER)
-    assert decide_injection(shortage, [], [plain], "r1", AFTER) == shortage
-    assert decide_injection(status("Open"), [], [full], "r1", AFTER) == status("Open")
+def test_trial_that_came_late_is_judged_in_the_next_five_minutes() -> None:
+    renewed = status("Probing", since=NOW)
+    late = failure("late", began=NOW - GRACE)
+    after = decide_injection(renewed, [late], [late.pod], "r1", AFTER)
+    assert after is not None
+    assert after.state == "Open"
 
 
-def make_full(view: PodView) -> PodView:
-    from dataclasses import replace
+def test_probe_of_a_running_pod_that_fails_once_is_no_start() -> None:
+    flapped = started(at=BEFORE, ready_at=AFTER)
+    for state in ("Open", "Probing"):
+        assert decide_injection(status(state), [], [flapped], "r1", AFTER) == status(state)
 
-    return replace(view, unschedulable=True)
+
+def test_pod_that_was_made_before_it_closed_and_fails_later_opens_it() -> None:
+    waited_for_a_gpu = failure(created_at=BEFORE, began=AFTER)
+    after = decide_injection(status("Closed"), [waited_for_a_gpu], [], "r1", AFTER)
+    assert after is not None
+    assert after.state == "Open"

@@ -30,7 +30,8 @@ def properties(crd: Manifest, *path: str) -> Manifest:
 
 async def upgraded(crd: Manifest) -> tuple[str, Manifest]:
     class Api(MemoryApi):
-        async def apply(self, manifest: Manifest, *args: object, **kwargs: object) -> Manifest:
+        async def replace(self, manifest: Manifest, *args: object, **kwargs: object) -> Manifest:
+            assert manifest["metadata"]["resourceVersion"] == "1"
             return self.put(CRDS, {**manifest, "status": ESTABLISHED})
 
     api = Api()
@@ -42,7 +43,12 @@ async def upgraded(crd: Manifest) -> tuple[str, Manifest]:
 async def test_an_older_definition_gets_the_fields_of_this_version() -> None:
     old = stored_crd()
     del properties(old, "status")["injection"]
+    rules = old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"]
+    rules.append({"rule": "false", "message": "of an earlier version"})
+    old["metadata"]["labels"]["somebody"] = "else"
     said, after = await upgraded(old)
+    assert after["spec"] == build_crd()["spec"], "a rule that was given up refuses nobody any more"
+    assert after["metadata"]["labels"]["somebody"] == "else"
     assert "injection" in properties(after, "status")
     assert said == f"CRD {NAME} is that of this version"
 

@@ -14,6 +14,7 @@ from spillway_operator.controller import stuck_pods
 from spillway_operator.controller.breaker import GRACE, TRY_AFTER
 from spillway_operator.controller.observed import PodView, PoolKey, parse_pod
 from spillway_operator.controller.stuck_pods import ASKED_PODS, SILENCE, SPREAD, StuckPods, names_our_volume
+from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.resources import EVENTS, PODS
 
 KEY = PoolKey("team-a", "chat")
@@ -126,7 +127,9 @@ async def test_rollout_of_hundreds_asks_for_events_of_a_few() -> None:
     assert len(asked) == 2 * ASKED_PODS
 
 
-async def restarted(body: dict[str, Any], status: InjectionStatus = OPEN, stored: dict[str, Any] | None = None) -> bool:
+async def restarted(
+    body: dict[str, Any], status: InjectionStatus | None = OPEN, stored: dict[str, Any] | None = None
+) -> bool:
     """Whether the pod of `body`, which is seen as stuck, was deleted; it is stored as `stored` by then."""
     api = MemoryApi()
     api.put(PODS, body if stored is None else stored)
@@ -154,8 +157,62 @@ async def test_pod_that_began_is_left() -> None:
     assert not await restarted(stuck_body(), stored=begun)
 
 
-async def test_pod_is_left_while_the_breaker_is_not_open() -> None:
-    assert not await restarted(stuck_body(), status=OPEN.model_copy(update={"state": "Probing"}))
+@pytest.mark.parametrize(
+    "status", [None, OPEN.model_copy(update={"state": "Probing"}), OPEN.model_copy(update={"revision": "r2"})]
+)
+async def test_stuck_pod_is_made_again_whatever_became_of_the_breaker(status: InjectionStatus | None) -> None:
+    """Whoever mended the pool meanwhile helps no pod that was made before."""
+    assert await restarted(stuck_body(), status=status)
+
+
+async def test_pod_whose_deletion_is_refused_keeps_no_other_waiting() -> None:
+    class Strict(MemoryApi):
+        async def delete(self, resource: Any, name: str, *args: Any, **kwargs: Any) -> None:
+            if name == "chat-0":
+                raise ApiError(403, "DELETE", "/pods/chat-0", "denied by a policy")
+            await super().delete(resource, name, *args, **kwargs)
+
+    api, bodies = Strict(), [stuck_body(f"chat-{i}") for i in range(2)]
+    for body in bodies:
+        api.put(PODS, body)
+    stuck, pods = StuckPods(api), [view(body) for body in bodies]
+    await stuck.find_failures(pods, NOW - GRACE)
+    failures, _ = await stuck.find_failures(pods, NOW)
+    with pytest.raises(ApiError):
+        await stuck.restart(KEY, None, failures, 20, NOW)
+    await stuck.restart(KEY, None, failures, 20, NOW + timedelta(minutes=1))
+    assert [pod["metadata"]["name"] for pod in api.kind(PODS)] == ["chat-0"]
+
+
+async def test_events_that_cannot_be_read_hide_no_other_failure() -> None:
+    class Deaf(MemoryApi):
+        async def list(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+            raise ApiError(504, "GET", "/events", "timed out")
+
+    assert set(await failing(StuckPods(Deaf()), view(unbound_body("slow")), view(stuck_body("no-image")))) == {
+        "no-image"
+    }
+
+
+async def test_event_of_an_earlier_claim_of_that_name_is_not_held_against_the_pod() -> None:
+    api, body = MemoryApi(), unbound_body()
+    body["metadata"]["creationTimestamp"] = NOW.isoformat()
+    put_event(api, "chat-0-spillway-nvme", "ProvisioningFailed", "no such class")
+    (event,) = api.kind(EVENTS)
+    api.put(EVENTS, {**event, "lastTimestamp": (NOW - timedelta(minutes=1)).isoformat()})
+    assert not await failing(StuckPods(api), view(body))
+    api.put(EVENTS, {**event, "lastTimestamp": (NOW + timedelta(seconds=5)).isoformat()})
+    assert await failing(StuckPods(api), view(body))
+
+
+async def test_sidecar_of_a_pod_that_has_long_run_opens_nothing() -> None:
+    body = stuck_body(
+        waiting="CrashLoopBackOff", phase="Running", creationTimestamp=(NOW - timedelta(days=30)).isoformat()
+    )
+    body["status"]["containerStatuses"] = [{"name": "vllm", "state": {"running": {}}}]
+    assert not await failing(StuckPods(MemoryApi()), view(body))
+    body["metadata"]["creationTimestamp"] = (NOW - timedelta(minutes=1)).isoformat()
+    assert await failing(StuckPods(MemoryApi()), view(body))
 
 
 async def test_pods_are_restarted_one_by_one_and_not_before_the_webhook_knows() -> None:

@@ -91,6 +91,14 @@ def test_pod_on_its_node_that_has_begun_nothing_may_wait_for_a_volume_of_ours() 
     assert found(body) is None
 
 
+def test_scheduler_that_waits_for_our_claim_without_a_word_proves_nothing() -> None:
+    assert found(pending("", OURS)) == ("VolumeNotProvisioned", False)
+    assert found(pending("", THEIRS)) is None
+    gated = pending("", OURS)
+    gated["status"]["conditions"].append({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"})
+    assert found(gated) is None
+
+
 def test_pod_without_a_sidecar_has_no_symptom() -> None:
     from spillway_operator.controller.observed import parse_pod
 

@@ -28,7 +28,10 @@ def owner(*volumes: dict[str, Any], level: str = "privileged", **security: Any) 
         {"configMap": {"name": "c"}},
         {"secret": {"secretName": "s", "defaultMode": 0o644}},
         {"secret": {"secretName": "s", "defaultMode": 0o444, "items": [{"key": "k", "path": "k"}]}},
-        {"projected": {"defaultMode": 0o644, "sources": [TOKEN, {"configMap": {"name": "kube-root-ca.crt"}}]}},
+        {
+            "name": "kube-api-access-x7f2k",
+            "projected": {"defaultMode": 0o644, "sources": [TOKEN, {"configMap": {"name": "kube-root-ca.crt"}}]},
+        },
     ],
 )
 def test_files_that_everybody_reads_change_for_nobody(volume: dict[str, Any]) -> None:
@@ -46,6 +49,7 @@ def test_files_that_everybody_reads_change_for_nobody(volume: dict[str, Any]) ->
         {"secret": {"secretName": "s", "items": [{"key": "k", "path": "k", "mode": 0o600}]}},
         {"projected": {"sources": [{"secret": {"name": "s", "items": [{"key": "k", "path": "k", "mode": 0o400}]}}]}},
         {"configMap": {"name": "c", "defaultMode": 0o640}},
+        {"projected": {"defaultMode": 0o644, "sources": [TOKEN]}},
     ],
 )
 def test_what_would_change_is_left_alone(volume: dict[str, Any]) -> None:
