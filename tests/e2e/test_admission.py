@@ -32,7 +32,8 @@ INJECT = "spillway.dev/inject"
 
 @pytest.fixture(scope="module")
 def namespace_name() -> str:
-    return PREFIX
+    """Whose folder the hostPath pools name: a listed one, in which nothing is stored by a dry run."""
+    return "e2e-bench-ttft"
 
 
 @pytest.fixture(scope="module")
