@@ -45,9 +45,9 @@ PODS_SKIPPED = Counter(
     ["reason"],
     registry=REGISTRY,
 )
-PODS_RESTARTED_PLAIN = Counter(
-    "spillway_operator_pods_restarted_plain",
-    "Pods that could not start because of their sidecar and were deleted, for their owner to make them again without.",
+STUCK_PODS_DELETED = Counter(
+    "spillway_operator_stuck_pods_deleted",
+    "Pods that could not start because of their sidecar and were deleted, for their owner to make them again.",
     registry=REGISTRY,
 )
 BREAKERS_OPENED = Counter(

@@ -37,6 +37,7 @@ POD_SECURITY_ENFORCE_LABEL: Final = "pod-security.kubernetes.io/enforce"
 DISK_CONTAINER: Final = "spillway-disk"
 CLIENT_CONTAINER: Final = "spillway-client"
 SIDECAR_CONTAINER: Final = "spillway"
+CONTAINERS: Final = (DISK_CONTAINER, CLIENT_CONTAINER, SIDECAR_CONTAINER)
 
 # Every volume that injection adds begins so, and no container may mount one that injection did not give it.
 VOLUME_PREFIX: Final = "spillway-"

@@ -10,7 +10,6 @@ from spillway_operator.api import InjectionStatus, Reason
 from spillway_operator.api.pool import Metadata
 from spillway_operator.controller.events import Subject, post_once
 from spillway_operator.kube.client import ApiServer
-from spillway_operator.kube.resources import POOLS
 from spillway_operator.metrics import BREAKERS_OPENED
 
 log = structlog.get_logger()
@@ -31,7 +30,7 @@ class BreakerReporter:
             return
         if status.state != "Open" or self._reported.get(metadata.uid) == status.since:
             return
-        subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
+        subject = Subject.pool(metadata)
         words = f"new pods start without a sidecar: {status.message}"
         await post_once(self._api, subject, Reason.SIDECARS_CANNOT_START, words)
         self._reported[metadata.uid] = status.since

@@ -147,7 +147,7 @@ class PoolDeletion:
         log.info("pool let go", namespace=metadata.namespace, pool=metadata.name, abandoned_nodes=abandoned)
 
     async def _warn(self, metadata: Metadata, reason: Reason, message: str) -> None:
-        subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
+        subject = Subject.pool(metadata)
         await post_once(self.api, subject, reason, message)
 
     async def _report(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 import structlog
 
+from spillway_operator.api import Metadata
 from spillway_operator.kube.client import ApiServer
 from spillway_operator.kube.errors import ApiError, Conflict
-from spillway_operator.kube.resources import EVENTS, Manifest
+from spillway_operator.kube.resources import EVENTS, POOLS, Manifest
 
 COMPONENT = "spillway-operator"
 _REFUSED_FOR_GOOD = frozenset({400, 403, 404, 413, 422})
@@ -27,6 +29,11 @@ class Subject:
     namespace: str
     name: str
     uid: str
+
+    @classmethod
+    def pool(cls, metadata: Metadata) -> Self:
+        """A KVCachePool."""
+        return cls(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
 
 
 async def post_once(api: ApiServer, subject: Subject, reason: str, message: str) -> None:

@@ -130,7 +130,7 @@ class Reconciler:
             config_map_problem = ""
         fault = find_fault(pool, self.settings.allowed) or self._user_fault(key)
         fault = fault or await self._storage_class_fault(pool, previous, failed)
-        injection = await self._injection(key, pool, fault, previous, failed)
+        injection = await self._injection(key, pool, fault, previous)
         facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem, injection.status)
         pauses = [await self._report(metadata, facts, previous, nodes), injection.again_seconds]
         try:
@@ -149,15 +149,11 @@ class Reconciler:
         return min((pause for pause in pauses if pause is not None), default=None)
 
     async def _injection(
-        self, key: PoolKey, pool: KVCachePool, fault: Fault | None, previous: PoolStatus, failed: list[ApiError]
+        self, key: PoolKey, pool: KVCachePool, fault: Fault | None, previous: PoolStatus
     ) -> _Injection:
         now = datetime.now(UTC)
         pods = [pod for pod in self.observed.pods(key) if pod.live]
-        try:
-            failures, look_seconds = await self.stuck.find_failures(pods, now)
-        except ApiError as error:
-            failed.append(error)
-            return _Injection(previous.injection, (), UNWATCHED_RETRY_SECONDS)
+        failures, look_seconds = await self.stuck.find_failures(pods, now)
         status = decide_injection(previous.injection, failures, pods, self._revision(pool, fault), now)
         pauses = [pause for pause in (look_seconds, next_try_seconds(status, now)) if pause is not None]
         return _Injection(status, tuple(failures), min(pauses, default=None))

@@ -1,4 +1,4 @@
-"""The breaker's hands: which pods cannot start because of us, and starting them again without us where that is possible.
+"""The breaker's hands: which pods cannot start because of us, and having them made again where that is possible.
 
 A pod's volumes and init containers cannot be changed once it exists, so a stuck pod is deleted and its owner makes the next one, which
 meets the breaker as it stands then, or a pool that was mended since. Only a pod that never began and that a ReplicaSet, StatefulSet or
@@ -22,7 +22,7 @@ from spillway_operator.controller.symptoms import Symptom, claim_name
 from spillway_operator.kube.client import ApiServer
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.resources import EVENTS, PODS, Manifest
-from spillway_operator.metrics import PODS_RESTARTED_PLAIN
+from spillway_operator.metrics import STUCK_PODS_DELETED
 
 REMADE_BY = ("ReplicaSet", "StatefulSet", "DaemonSet")
 # Events are asked for, of so many pods in one look and not again before so long: a rollout starts hundreds of slow pods.
@@ -67,7 +67,7 @@ class StuckPods:
         self._refused_at.pop(pod_uid, None)
 
     async def find_failures(self, pods: Sequence[PodView], now: datetime) -> tuple[list[Failure], float | None]:
-        """Those whose symptom has lasted, and in how many seconds to look again for those whose has not. Raises ApiError."""
+        """Those whose symptom has lasted, and in how many seconds to look again for those whose has not."""
         failures, pauses, to_ask = [], [], []
         for pod in pods:
             symptom = pod.symptom
@@ -131,8 +131,8 @@ class StuckPods:
         if read is None or seen is None or seen.uid != pod.uid or seen.begun or not seen.live or seen.symptom is None:
             return  # it began, or went, meanwhile
         await self._api.delete(PODS, pod.name, pod.namespace, as_read=read)
-        PODS_RESTARTED_PLAIN.inc()
-        log.warning("pod that could not start is made again without a sidecar", namespace=pod.namespace, pod=pod.name,
+        STUCK_PODS_DELETED.inc()
+        log.warning("pod that could not start is deleted, for its owner to make it again", namespace=pod.namespace, pod=pod.name,
                     pool=pod.pool, reason=seen.symptom.reason)  # fmt: skip
 
     async def _ask_events(self, pods: Sequence[PodView], now: datetime) -> list[tuple[PodView, str]]:

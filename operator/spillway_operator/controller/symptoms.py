@@ -18,7 +18,6 @@ from spillway_operator.api import Reason, names
 
 # The kubelet says so of every container that is not its turn yet.
 _NO_SYMPTOM = ("PodInitializing", "ContainerCreating")
-_OUR_CONTAINERS = (names.DISK_CONTAINER, names.CLIENT_CONTAINER, names.SIDECAR_CONTAINER)
 _CLAIMS = ("persistentVolumeClaim", "ephemeral")
 _MAX_MESSAGE_CHARACTERS = 300
 
@@ -43,7 +42,7 @@ class Symptom:
 def find_symptom(body: Mapping[str, Any]) -> Symptom | None:
     """The symptom of an injected pod as the API server shows it, None where nothing of ours holds it up."""
     status, spec = body.get("status") or {}, body.get("spec") or {}
-    statuses = [s for s in status.get("initContainerStatuses") or [] if s.get("name") in _OUR_CONTAINERS]
+    statuses = [s for s in status.get("initContainerStatuses") or [] if s.get("name") in names.CONTAINERS]
     for container in statuses:
         if symptom := _container_symptom(container):
             return symptom

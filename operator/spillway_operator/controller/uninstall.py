@@ -114,7 +114,7 @@ class Uninstallation:
         end = "is deleted" if _is_leaving(body) else "stays, without an operator"
         self.said.append(f"pool {_name_of(body)} {end}; {left or 'no data on disks of nodes'}")
         if left is not None:
-            subject = Subject(POOLS.api_version, POOLS.kind, metadata.namespace, metadata.name, metadata.uid)
+            subject = Subject.pool(metadata)
             await post_once(self.api, subject, Reason.UNINSTALLED, f"Spillway was uninstalled; {left}")
 
     async def _remove_own(self) -> None:

@@ -12,8 +12,6 @@ from spillway_operator.injection.limit_range import find_violation
 from spillway_operator.injection.plan import Plan, build_plan
 from spillway_operator.injection.qos import all_containers
 
-_CONTAINERS = frozenset({names.DISK_CONTAINER, names.CLIENT_CONTAINER, names.SIDECAR_CONTAINER})
-
 PodCheck = Callable[[Pod, KVCachePool, Facts], Skip | None]
 PlanCheck = Callable[[Pod, Plan, Facts], Skip | None]
 
@@ -90,7 +88,7 @@ def check_linux(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
 
 def check_names_free(pod: Pod, pool: KVCachePool, facts: Facts) -> Skip | None:
     """The pod has what we would add: the API server would refuse the second one of a name."""
-    taken = [container["name"] for container in all_containers(pod) if container["name"] in _CONTAINERS]
+    taken = [container["name"] for container in all_containers(pod) if container["name"] in names.CONTAINERS]
     volumes = [volume["name"] for volume in pod["spec"].get("volumes") or []]
     taken += [name for name in volumes if name.startswith(names.VOLUME_PREFIX)]
     for container in pod["spec"]["containers"]:
