@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -111,8 +112,20 @@ def run_e2e(name: str = "e2e", marked: str = "cluster and not long") -> Outcome:
         return run_pytest(name, "tests/e2e", "tests/unit", "-m", marked, "-v", "-s", "--durations=12")
     finally:
         if ends_it and not os.environ.get("SPILLWAY_KEEP_CLUSTER"):
-            run_command(sys.executable, "-m", "dev.cluster", "down")
+            end_cluster()
+
+
+def end_cluster() -> None:
+    """End the tests' cluster, whoever presses Ctrl-C again meanwhile: it takes seconds, and half of it would stay otherwise."""
+    before = signal.signal(signal.SIGINT, lambda *_: print("ending the cluster; a few seconds more", flush=True))
+    try:
+        # In a session of its own, where no Ctrl-C reaches it.
+        argv = [sys.executable, "-m", "dev.cluster", "down"]
+        code = subprocess.run(argv, cwd=ROOT, check=False, start_new_session=True).returncode
+        if code == 0:
             MADE_BY_TESTS.unlink(missing_ok=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 PARTS: dict[str, Callable[[], Outcome]] = {

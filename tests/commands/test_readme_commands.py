@@ -41,8 +41,8 @@ def make(*arguments: str, seconds: float = DEMO_SECONDS) -> None:
     assert code == 0, f"make {' '.join(arguments)} ended with {code}"
 
 
-def interrupt(target: str, once: str) -> None:
-    """Start a target and press Ctrl-C when its output has `once`."""
+def interrupt(target: str, once: str, again: str = "") -> None:
+    """Start a target and press Ctrl-C when its output has `once`, and impatiently when it has `again` after that."""
     with subprocess.Popen(
         ["make", target],
         cwd=PROJECT,
@@ -61,6 +61,8 @@ def interrupt(target: str, once: str) -> None:
             raise AssertionError(f"make {target} ended without saying {once!r}")
         for line in process.stdout:
             print(line, end="")
+            if again and again in line:
+                os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=300) != 0
 
 
@@ -125,7 +127,7 @@ def test_the_tests_leave_the_demo_as_it_is() -> None:
 
 
 def test_tests_interrupted_end_their_own_cluster_only() -> None:
-    interrupt("test-e2e", "tests/e2e/test_conditions.py::")
+    interrupt("test-e2e", "tests/e2e/test_conditions.py::", again="ending pods ...")
     wait_for("the tests' cluster to be gone", lambda: not left(instance.E2E), 120)
     assert left(instance.DEMO)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.kit import ENVIRONMENT, Engine, Pod, make_client_folder
+from tests.vllm.kit import ENVIRONMENT, Engine, Nursery, Pod, make_client_folder
 
 pytestmark = pytest.mark.engine
 
@@ -39,13 +39,20 @@ def make_pod(client: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pod.close()
 
 
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "log")
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture(scope="module")
-def make_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
+def make_engine(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
     folder = tmp_path_factory.mktemp("engines")
 
     def make(pod: Pod, **options: Any) -> Engine:
-        engines.append(Engine(pod, log=folder / f"engine-{len(engines)}.log", **options))
+        engines.append(Engine(pod, log=folder / f"engine-{len(engines)}.log", nursery=nursery, **options))
         return engines[-1]
 
     yield make

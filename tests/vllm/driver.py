@@ -420,10 +420,11 @@ class Engine:
         return {"tokens": ended[-1], "cached": self.outputs[-1].num_cached_tokens, "all": ended}
 
 
-def main() -> None:
+def run(arguments: dict[str, Any]) -> None:
+    """Make an engine and answer until told to stop or the commands end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever an engine prints is log, not answer
-    engine = Engine(json.loads(sys.argv[1]))
+    engine = Engine(arguments)
     print(json.dumps({"started": os.getpid()}), file=answers, flush=True)
     for line in sys.stdin:
         command = json.loads(line)
@@ -434,4 +435,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(json.loads(sys.argv[1]))

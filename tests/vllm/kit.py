@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import selectors
 import signal
 import socket
@@ -14,9 +15,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import spillway
 
@@ -183,10 +184,90 @@ class Pod:
         self.kill_daemon()
 
 
-class Engine:
-    """One engine process; `ask` sends a command and returns its answer."""
+class Forked:
+    """A process of the nursery's, with the part of Popen that the tests use. How it ended only the nursery could know."""
 
-    def __init__(self, pod: Pod, *, log: Path, environment: dict[str, str] | None = None, **arguments: Any) -> None:
+    def __init__(self, pid: int, stdin: BinaryIO, stdout: BinaryIO) -> None:
+        self.pid, self.stdin, self.stdout = pid, stdin, stdout
+        self._descriptor = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """-1 when it has ended."""
+        return -1 if self._has_ended(0) else None
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def wait(self, timeout: float) -> int:
+        if not self._has_ended(timeout):
+            raise subprocess.TimeoutExpired(f"engine {self.pid}", timeout)
+        return -1
+
+    def _has_ended(self, seconds: float) -> bool:
+        return bool(select.select([self._descriptor], [], [], seconds)[0])
+
+
+class Nursery:
+    """The interpreter that has vLLM imported and forks engines; see `nursery.py`. It starts with the first engine."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._ours: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def fork(self, environment: dict[str, str], arguments: dict[str, Any], log: Path) -> Forked:
+        if self._ours is None:
+            self._start(environment)
+        assert self._ours is not None
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        with log.open("wb") as output:
+            message = json.dumps({"environment": environment, "arguments": arguments}).encode()
+            socket.send_fds(self._ours, [message], [theirs_in, theirs_out, output.fileno()])
+        for descriptor in (theirs_in, theirs_out):
+            os.close(descriptor)
+        answer = self._ours.recv(32)
+        assert answer, f"the nursery ended:\n{self._log.read_text(errors='replace')[-2000:]}"
+        return Forked(int(answer), os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb"))
+
+    def _start(self, environment: dict[str, str]) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.settimeout(ENGINE_START_SECONDS)
+        # Without the pod's folders, and with another version's sources where those are tested.
+        own = {name: value for name, value in environment.items() if not name.startswith("SPILLWAY_")}
+        own["PYTHONPATH"] = SOURCES or ""
+        with self._log.open("wb") as output, theirs:
+            self._process = subprocess.Popen(
+                [str(ENVIRONMENT / "venv/bin/python"), str(HERE / "nursery.py")],
+                env=own,
+                stdin=theirs,
+                stdout=output,
+                stderr=output,
+            )
+
+    def close(self) -> None:
+        if self._process is not None and self._ours is not None:
+            self._ours.close()
+            self._process.wait(timeout=30)
+
+
+class Engine:
+    """One engine process; `ask` sends a command and returns its answer.
+
+    A nursery's is forked from an interpreter that has vLLM imported; one with an environment of its own, which vLLM may read
+    while it is imported, is a process from the beginning.
+    """
+
+    def __init__(
+        self,
+        pod: Pod,
+        *,
+        log: Path,
+        nursery: Nursery | None = None,
+        environment: dict[str, str] | None = None,
+        **arguments: Any,
+    ) -> None:
         self.log = log
         settings = {
             **pod.environment(),
@@ -201,15 +282,16 @@ class Engine:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             **(environment or {}),
         }
-        command = [
-            str(ENVIRONMENT / "venv/bin/python"),
-            str(HERE / "driver.py"),
-            json.dumps({**ARGUMENTS, **arguments}),
-        ]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                command, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output
-            )
+        arguments = {**ARGUMENTS, **arguments}
+        self.process: subprocess.Popen[bytes] | Forked
+        if nursery is not None and not environment:
+            self.process = nursery.fork(settings, arguments, log)
+        else:
+            command = [str(ENVIRONMENT / "venv/bin/python"), str(HERE / "driver.py"), json.dumps(arguments)]
+            with log.open("wb") as output:
+                self.process = subprocess.Popen(
+                    command, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output
+                )
         self._read(ENGINE_START_SECONDS)
 
     def _read(self, seconds: float) -> dict[str, Any]:
