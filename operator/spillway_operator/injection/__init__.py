@@ -13,6 +13,7 @@ from spillway_operator.injection.inject import (
     inject,
     is_injected,
     mark_skipped,
+    revisit,
 )
 from spillway_operator.injection.revision import build_sidecar_config, pool_revision
 
@@ -28,5 +29,6 @@ __all__ = [
     "is_injected",
     "mark_skipped",
     "pool_revision",
+    "revisit",
     "sidecar_unavailable",
 ]

@@ -18,6 +18,7 @@ class Facts:
 
     pool: the pool that the pod's label names, None if there is none. pool_fault: why it could not be read, if it could not.
     user_fault: why its sidecars may not run under its user, which another pool may have.
+    namespace_annotations: those of the namespace that mesh.NAMESPACE_ANNOTATIONS names.
     limit_ranges: the LimitRange objects of the namespace. status_public_keys: raw Ed25519 keys in base64.
     drawn_port: at random from http_port.DRAWN_PORTS, for a pod on the node's network.
     """
@@ -27,6 +28,7 @@ class Facts:
     pool_fault: str = ""
     user_fault: Fault | None = None
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    namespace_annotations: Mapping[str, str] = field(default_factory=dict)
     limit_ranges: tuple[Mapping[str, Any], ...] = ()
     status_public_keys: tuple[str, ...] = ()
     pull_policy: str = "IfNotPresent"

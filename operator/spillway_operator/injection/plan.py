@@ -11,6 +11,7 @@ from spillway_operator.injection.disk_owner import DiskOwner, decide_disk_owner,
 from spillway_operator.injection.engine import find_engine
 from spillway_operator.injection.facts import Container, Facts, Pod, Skip
 from spillway_operator.injection.http_port import choose_http_port
+from spillway_operator.injection.mesh import Exclusion, find_exclusions
 from spillway_operator.injection.qos import is_guaranteed
 from spillway_operator.injection.revision import build_sidecar_config
 from spillway_operator.injection.sizing import Sizing, size_sidecar
@@ -29,6 +30,7 @@ class Plan:
     disk_owner: DiskOwner
     guaranteed: bool
     sizing: Sizing
+    mesh_exclusions: tuple[Exclusion, ...] = ()
 
     @property
     def nvme(self) -> NvmeTier | None:
@@ -61,6 +63,7 @@ def build_plan(pod: Pod, pool: KVCachePool, facts: Facts) -> Plan | Skip:
         disk_owner=decide_disk_owner(pod, pool.spec.tiers.nvme, namespace_level(facts.namespace_labels)),
         guaranteed=guaranteed,
         sizing=size_sidecar(pool.spec.sidecar, config, guaranteed=guaranteed),
+        mesh_exclusions=find_exclusions(pod, facts.namespace_labels, facts.namespace_annotations),
     )
 
 

@@ -15,6 +15,7 @@ from spillway.config import ConfigError
 from spillway_operator.api import Fault, KVCachePool, UserClaim, claim_user, find_user_fault, parse_pool
 from spillway_operator.injection import Facts, Pod
 from spillway_operator.injection.http_port import DRAWN_PORTS
+from spillway_operator.injection.mesh import NAMESPACE_ANNOTATIONS
 from spillway_operator.kube.cache import WatchCache
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
@@ -45,8 +46,21 @@ def _project_pool(manifest: Manifest) -> KnownPool:
         return KnownPool(fault=str(error), claim=claim_user(manifest))
 
 
-def _project_labels(manifest: Manifest) -> Mapping[str, str]:
-    return manifest["metadata"].get("labels") or {}
+@dataclass(frozen=True)
+class KnownNamespace:
+    """A namespace's labels, and of its annotations those that injection asks for."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+def _project_namespace(manifest: Manifest) -> KnownNamespace:
+    metadata = manifest["metadata"]
+    annotations = metadata.get("annotations") or {}
+    return KnownNamespace(
+        labels=metadata.get("labels") or {},
+        annotations={name: annotations[name] for name in NAMESPACE_ANNOTATIONS if name in annotations},
+    )
 
 
 def _project_limits(manifest: Manifest) -> Mapping[str, object]:
@@ -61,7 +75,7 @@ class Cluster:
         self._settings = settings
         self._keys = keys
         self._pools = WatchCache(POOLS, _project_pool, WATCHES)
-        self._namespaces = WatchCache(NAMESPACES, _project_labels, WATCHES)
+        self._namespaces = WatchCache(NAMESPACES, _project_namespace, WATCHES)
         self._limit_ranges = WatchCache(LIMIT_RANGES, _project_limits, WATCHES)
 
     @property
@@ -79,13 +93,14 @@ class Cluster:
 
     async def gather(self, namespace: str, pool_name: str) -> Facts:
         """The facts for a pod of `namespace` that names `pool_name`. Raises ApiError if a live read failed."""
-        known, labels = await asyncio.gather(self._pool(namespace, pool_name), self._labels(namespace))
+        known, place = await asyncio.gather(self._pool(namespace, pool_name), self._namespace(namespace))
         return Facts(
             pool=known.pool,
             pool_fault=known.fault,
             user_fault=self._user_fault(known),
             allowed=self._settings.allowed,
-            namespace_labels=labels,
+            namespace_labels=place.labels,
+            namespace_annotations=place.annotations,
             limit_ranges=self._limit_ranges.within(namespace),
             status_public_keys=self._keys.current,
             pull_policy=self._settings.sidecar_pull_policy,
@@ -123,10 +138,10 @@ class Cluster:
             return None
         return find_user_fault(known.claim, (other.claim for other in self._pools.entries() if other.claim is not None))
 
-    async def _labels(self, namespace: str) -> Mapping[str, str]:
+    async def _namespace(self, namespace: str) -> KnownNamespace:
         known = self._namespaces.find(namespace)
         if known is not None:
             return known
         LIVE_READS.labels(NAMESPACES.plural).inc()
         manifest = await self._api.get(NAMESPACES, namespace)
-        return {} if manifest is None else _project_labels(manifest)
+        return KnownNamespace({}, {}) if manifest is None else _project_namespace(manifest)

@@ -21,6 +21,7 @@ from spillway_operator.injection import (
     inject,
     is_injected,
     mark_skipped,
+    revisit,
     sidecar_unavailable,
 )
 from spillway_operator.kube.errors import ApiError
@@ -88,8 +89,10 @@ async def _inject(
 ) -> Outcome:
     labels = pod["metadata"].get("labels") or {}
     pool_name = labels.get(names.POOL_LABEL)
-    if pool_name is None or labels.get(names.INJECT_LABEL) == "false" or is_injected(pod):
+    if pool_name is None or labels.get(names.INJECT_LABEL) == "false":
         return Outcome(pod)
+    if is_injected(pod):
+        return Outcome(revisit(pod))
     facts = await gather(namespace, pool_name)
     if pool_name == names.PROBE_POOL:
         return Probed(annotate(pod, {names.PROBED_ANNOTATION: "true"}))
@@ -124,7 +127,8 @@ def _count(pod: Pod, outcome: Outcome) -> None:
     elif isinstance(outcome, Probed):
         REVIEWS.labels("probed").inc()
     else:
-        REVIEWS.labels("unchanged" if outcome.pod is pod else "injected").inc()
+        # What was injected before is at most told to a mesh.
+        REVIEWS.labels("unchanged" if outcome.pod is pod or is_injected(pod) else "injected").inc()
 
 
 def _respond(pod: Pod, outcome: Outcome) -> Response:

@@ -60,6 +60,7 @@ def _load(folder: Path) -> Case:
         pool=parse_pool(stored) if stored else None,
         allowed=ALLOWED,
         namespace_labels=objects[0]["metadata"].get("labels", {}),
+        namespace_annotations=objects[0]["metadata"].get("annotations", {}),
         limit_ranges=tuple(objects[1:]),
         status_public_keys=(STATUS_KEY,),
     )

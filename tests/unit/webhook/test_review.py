@@ -99,6 +99,17 @@ async def test_second_call_changes_nothing() -> None:
     assert "patch" not in await respond(injected, never)
 
 
+async def test_mesh_that_came_between_two_calls_leaves_the_sidecars_port_alone() -> None:
+    injected = inject(make_pod(), FACTS).pod
+    injected["spec"]["containers"].append({"name": "linkerd-proxy"})
+    before = counted("spillway_webhook_reviews_total", outcome="injected")
+    after = patched(injected, await respond(injected, never))
+    assert after["metadata"]["annotations"]["config.linkerd.io/skip-inbound-ports"] == "9464"
+    assert after["spec"] == injected["spec"]
+    assert "patch" not in await respond(after, never)
+    assert counted("spillway_webhook_reviews_total", outcome="injected") == before, "it was injected once"
+
+
 async def test_pod_that_opted_out_is_not_looked_at() -> None:
     pod = make_pod()
     pod["metadata"]["labels"][names.INJECT_LABEL] = "false"

@@ -16,6 +16,7 @@ from spillway_operator.injection.mutators import (
     filesystem_group,
     grace_period,
     marks,
+    mesh_ports,
     sidecar_container,
     volumes,
 )
@@ -32,5 +33,6 @@ MUTATORS: tuple[Callable[[Pod, Plan], None], ...] = (
     engine_env.mutate,
     grace_period.mutate,
     autoscaler.mutate,
+    mesh_ports.mutate,
     marks.mutate,
 )
