@@ -18,6 +18,7 @@ NVME_REASONS = {
     "absent": "NvmeAbsent",
     "cannot_preallocate": "NvmeCannotPreallocate",
     "invalid_config": "NvmeConfigInvalid",
+    "symbolic_link": "NvmeSymbolicLink",
     "io_error": "NvmeIoError",
 }
 

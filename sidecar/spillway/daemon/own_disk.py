@@ -18,6 +18,7 @@ from pathlib import Path
 PREPARED_GROUP = 65532
 ROOT = 0
 FOLDER_MODE = 0o700
+_PASSAGE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _SLOT = re.compile(r"^slot-[0-9]+$")
 
 
@@ -35,9 +36,34 @@ def main() -> None:
 def own(folder: Path, uid: int, gid: int, *, is_prepared: bool = False) -> str:
     """Make `folder` and the stores in it uid's; returns why not, empty where they are now. `is_prepared` vouches for its path.
 
-    Nothing but what the daemon makes is given away (slot-N and the files in it), no link is followed. Raises OSError.
+    Nothing but what the daemon makes is given away (slot-N and the files in it), no link is followed, on the way to `folder` neither.
+    Raises OSError.
     """
-    owner = folder.lstat()
+    way = _open_way(folder.parent)
+    try:
+        return _own(folder, way, uid, gid, is_prepared=is_prepared)
+    finally:
+        os.close(way)
+
+
+def _open_way(path: Path) -> int:
+    """The absolute path's folder, opened part by part: Python knows no openat2, and this refuses a link as that does."""
+    here = os.open(path.anchor, _PASSAGE)
+    for part in path.parts[1:]:
+        try:
+            below = os.open(part, _PASSAGE, dir_fd=here)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror}, or a symbolic link, which is not followed", str(path)
+            ) from error
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+def _own(folder: Path, way: int, uid: int, gid: int, *, is_prepared: bool) -> str:
+    owner = os.stat(folder.name, dir_fd=way, follow_symlinks=False)
     if not stat.S_ISDIR(owner.st_mode):
         return f"{folder} is no folder"
     if owner.st_uid == uid:
@@ -48,8 +74,8 @@ def own(folder: Path, uid: int, gid: int, *, is_prepared: bool = False) -> str:
             f"mounted? If so, prepare the path: install -d -o root -g {PREPARED_GROUP} -m 2755 PATH"
         )
     # Without CAP_DAC_OVERRIDE root must be the owner to look into a folder, and to set its mode.
-    os.chown(folder, ROOT, -1, follow_symlinks=False)
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    os.chown(folder.name, ROOT, -1, dir_fd=way, follow_symlinks=False)
+    opened = os.open(folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=way)
     try:
         for name in filter(_SLOT.match, _names(opened)):
             _own_slot(name, opened, uid, gid)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from spillway_operator.cleanup import main, remove_pool_folder
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs files of other users")
+
 UID = "0f0e0d0c-0b0a-0908-0706-050403020100"
 OTHER_UID = "aaaaaaaa-0b0a-0908-0706-050403020100"
 
@@ -64,6 +66,18 @@ def test_does_not_follow_a_namespace_folder_that_is_a_link(tmp_path: Path) -> No
     assert (elsewhere / "team-a" / UID / "slot-0" / "chunks").exists()
 
 
+def test_does_not_follow_a_link_in_the_place_of_the_pools_folder(tmp_path: Path) -> None:
+    """Below a namespace's folder of the first version, which was no root's, somebody may have put one."""
+    elsewhere = make_pool_folder(tmp_path / "elsewhere")
+    link = tmp_path / "team-a" / UID
+    link.parent.mkdir()
+    link.symlink_to(elsewhere)
+    log = tmp_path / "termination-log"
+    assert run(tmp_path, log) == 1
+    assert not log.exists()
+    assert (elsewhere / "slot-0" / "chunks").exists()
+
+
 @pytest.mark.parametrize(("namespace", "uid"), [("..", UID), ("team-a/../x", UID), ("team-a", ".."), ("team-a", "")])
 def test_refuses_names_that_could_leave_the_root(tmp_path: Path, namespace: str, uid: str) -> None:
     folder = make_pool_folder(tmp_path)
@@ -87,14 +101,8 @@ def test_removes_what_lies_deeper_than_any_path_is_long(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of other users")
-@pytest.mark.parametrize("uid", [65532, 1000, 2**31 - 1])
-def test_removes_the_folder_of_every_user_with_two_rights_of_roots(tmp_path: Path, uid: int) -> None:
-    folder = make_pool_folder(tmp_path)
-    for path in (folder / "slot-0" / "chunks", folder / "slot-0", folder):
-        os.chown(path, uid, uid)
-        path.chmod(0o1700 if path.is_dir() else 0o400)
-    log = tmp_path / "termination-log"
+def run_with_two_rights(root: Path, log: Path) -> None:
+    """As the cleanup pod does: root with DAC_OVERRIDE and FOWNER."""
     rights = "-all,+dac_override,+fowner"
     program = [
         "setpriv",
@@ -106,10 +114,35 @@ def test_removes_the_folder_of_every_user_with_two_rights_of_roots(tmp_path: Pat
         "-m",
         "spillway_operator.cleanup",
     ]
-    options = {"--root": tmp_path, "--namespace": "team-a", "--pool-uid": UID, "--termination-log": log}
+    options = {"--root": root, "--namespace": "team-a", "--pool-uid": UID, "--termination-log": log}
     subprocess.run([*program, *(str(word) for option in options.items() for word in option)], check=True)
+
+
+@needs_root
+@pytest.mark.parametrize("uid", [65532, 1000, 2**31 - 1])
+def test_removes_the_folder_of_every_user_with_two_rights_of_roots(tmp_path: Path, uid: int) -> None:
+    folder = make_pool_folder(tmp_path)
+    for path in (folder / "slot-0" / "chunks", folder / "slot-0", folder):
+        os.chown(path, uid, uid)
+        path.chmod(0o1700 if path.is_dir() else 0o400)
+    log = tmp_path / "termination-log"
+    run_with_two_rights(tmp_path, log)
     assert log.read_text() == "removed"
     assert not folder.exists()
+
+
+@needs_root
+def test_removes_a_folder_of_the_first_version_and_leaves_what_stood_beside_it(tmp_path: Path) -> None:
+    """There the disk's folder and the namespace's were 65532's as well, and closed to all others: docs/adr/0001."""
+    disk, log = tmp_path / "mnt", tmp_path / "termination-log"
+    mine, other = make_pool_folder(disk), make_pool_folder(disk, OTHER_UID)
+    for path in (disk, *disk.rglob("*")):
+        os.chown(path, 65532, 65532)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    run_with_two_rights(disk, log)
+    assert log.read_text() == "removed"
+    assert not mine.exists()
+    assert (other / "slot-0" / "chunks").read_bytes() == b"x" * 4096
 
 
 def test_says_what_it_could_not_remove_and_removes_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

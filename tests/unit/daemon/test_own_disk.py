@@ -95,6 +95,56 @@ def test_no_link_is_followed(folder: Path, tmp_path: Path, where: str) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("link", ["mnt", "mnt/team-a"])
+def test_a_link_on_the_way_is_not_followed(folder: Path, tmp_path: Path, link: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / link).rename(elsewhere)
+    (tmp_path / link).symlink_to(elsewhere)
+    assert owner(folder)[0] == 0
+    assert "a symbolic link, which is not followed" in run(folder)
+    assert owner(folder)[0] == 0
+
+
+# The layout of the first version, which was never released: the disk's folder and all below it were the sidecar's, 65532, and no
+# folder was prepared. A container meets the pool's folder as a mount, whoever may pass above it on the node: here everybody may.
+FIRST_VERSION = 65532
+
+
+def make_first_version(root: Path) -> Path:
+    folder = root / "mnt" / "team-a" / "uid"
+    slot = folder / "slot-0"
+    slot.mkdir(parents=True)
+    (slot / "chunks").touch(0o600)
+    for path, mode in (
+        (slot / "chunks", 0o600),
+        (slot, 0o700),
+        (folder, 0o700),
+        (folder.parent, 0o711),
+        (root / "mnt", 0o711),
+    ):
+        os.chown(path, FIRST_VERSION, FIRST_VERSION)
+        path.chmod(mode)
+    return folder
+
+
+@needs_root
+def test_pools_folder_of_the_first_version_is_adopted_and_nothing_above_it_touched(tmp_path: Path) -> None:
+    folder = make_first_version(tmp_path)
+    assert run(folder) == ""
+    assert {owner(path)[0] for path in (folder, folder / "slot-0", folder / "slot-0" / "chunks")} == {UID}
+    assert owner(folder.parent) == (FIRST_VERSION, "0o711")
+
+
+@needs_root
+def test_new_folder_below_one_of_the_first_version_is_left_alone_and_says_what_to_do(tmp_path: Path) -> None:
+    """The kubelet makes it root's, without the group: the tier is off there until the path is prepared."""
+    new = make_first_version(tmp_path).with_name("another-pool")
+    new.mkdir()
+    assert "prepare the path: install -d" in run(new)
+    assert owner(new)[0] == 0
+
+
+@needs_root
 def test_a_folder_that_is_a_link_is_left_alone(folder: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(folder)

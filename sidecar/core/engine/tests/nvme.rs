@@ -176,23 +176,6 @@ fn unscanned_slots_are_handed_out_last_and_their_scan_is_dropped() {
 }
 
 #[test]
-fn no_link_in_the_folder_is_followed() {
-    for place in ["slot-0", "slot-0/lock", "slot-0/chunks"] {
-        let (dir, elsewhere) = (disk_folder(), disk_folder());
-        let (kit, _) = open(elsewhere.path(), &config(4));
-        drop(kit);
-        std::fs::create_dir(dir.path().join("slot-0")).expect("a new folder");
-        let link = dir.path().join(place);
-        if place == "slot-0" {
-            std::fs::remove_dir(&link).expect("an empty folder");
-        }
-        std::os::unix::fs::symlink(elsewhere.path().join(place), &link).expect("nothing is there");
-        let refused = NvmeStore::open(dir.path(), &config(4));
-        assert!(matches!(refused, Err(NvmeError::Io { .. })), "{place}: {refused:?}");
-    }
-}
-
-#[test]
 fn two_daemons_never_share_a_store() {
     let dir = disk_folder();
     let (kit, _) = open(dir.path(), &config(4));

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// What [`super::NvmeStore::open`] fails with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,6 +40,14 @@ pub enum NvmeError {
         /// What failed.
         why: String,
     },
+    /// A symbolic link lies on the way to a file of the store, wherever it points: whoever may write the volume may put one there.
+    #[error("{link}: a symbolic link on the way to {path}, and none is followed, wherever it points; put a folder or file in its place")]
+    Link {
+        /// The first link on the way, `path` where it is gone again.
+        link: PathBuf,
+        /// What was to be opened.
+        path: PathBuf,
+    },
     /// A file or folder of the volume could not be used.
     #[error("{path}: {what} failed: {source}; check that the volume is mounted and writable by uid {}", rustix::process::geteuid().as_raw())]
     Io {
@@ -71,6 +81,17 @@ impl NvmeError {
         Self::Io { what, path: path.to_owned(), source: source.into() }
     }
 
+    /// What an open beneath a folder ([`super::beneath`]) failed with.
+    pub(super) fn opening(what: &'static str, path: &Path, errno: Errno) -> Self {
+        if errno != Errno::LOOP {
+            return Self::io(what, path, errno);
+        }
+        let mut way: Vec<&Path> = path.ancestors().collect();
+        way.reverse();
+        let link = way.into_iter().find(|part| part.is_symlink()).unwrap_or(path);
+        Self::Link { link: link.to_owned(), path: path.to_owned() }
+    }
+
     /// A stable word.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -78,6 +99,7 @@ impl NvmeError {
             Self::VolumeTooSmall { .. } => "volume_too_small",
             Self::DirectUnavailable { .. } => "direct_unavailable",
             Self::Invalid(_) => "invalid_config",
+            Self::Link { .. } => "symbolic_link",
             Self::Io { source, .. } => match source.raw_os_error() {
                 Some(libc::EROFS) => "read_only",
                 Some(libc::EACCES | libc::EPERM) => "not_writable",

@@ -2,24 +2,31 @@
 //!
 //! A slot belongs to whoever holds the flock on its `lock` file: no stale lock survives its holder, and no store is ever shared. The store's file is
 //! made under another name, allocated to its last byte, synced and only then renamed.
+//!
+//! Whoever may write the volume may put a link in a file's or a folder's place: everything is opened [`beneath`](super::beneath) what is open already,
+//! and a link is refused wherever it stands and points.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, fallocate, flock, fstatvfs, fsync, mkdirat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::beneath;
 use super::format::{Geometry, decode_superblock, decode_table_page, encode_superblock, encode_table_page};
 use super::{NvmeConfig, NvmeError};
 use crate::header::Page;
 use crate::layout::PAGE_BYTES;
 
-const FILE_MODE: u32 = 0o600;
-/// Whoever may write the folder may put a link in a file's place: it is refused, wherever it points.
-const NO_LINK: i32 = libc::O_NOFOLLOW;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
+const STORE: &str = "chunks";
+/// Its name while it is made.
+const UNFINISHED: &str = "chunks.new";
+const LOCK: &str = "lock";
 
 /// A store's file, ready to be used, and the lock that makes it ours.
 #[derive(Debug)]
@@ -27,6 +34,9 @@ pub struct Folder {
     /// Held for the store's life.
     pub lock: File,
     pub slot_number: u32,
+    /// The folder slot-N.
+    slot: OwnedFd,
+    /// The store's file, for what is told of it. Nothing is opened by it.
     pub path: PathBuf,
     pub geometry: Geometry,
     /// What must stay free on the volume beyond a store that is made.
@@ -45,14 +55,13 @@ impl Folder {
     /// Take the first free slot and adopt or make its store.
     pub fn open(dir: &Path, config: &NvmeConfig) -> Result<Self, NvmeError> {
         let geometry = geometry_of(config)?;
-        fs::create_dir_all(dir).map_err(|error| NvmeError::io("making the folder", dir, error))?;
-        let (slot_number, lock) = take_slot(dir, config.slots)?;
-        let slot_dir = slot_dir(dir, slot_number);
-        let path = slot_dir.join("chunks");
+        let opened = beneath::open_or_make_folder(dir).map_err(|error| NvmeError::opening("making the folder", dir, error))?;
+        let (slot_number, slot, lock) = take_slot(&opened, dir, config.slots)?;
         let mut folder = Self {
             lock,
             slot_number,
-            path,
+            slot,
+            path: slot_path(dir, slot_number).join(STORE),
             geometry,
             reserve_bytes: reserve_of(config),
             store_id: [0; 16],
@@ -63,27 +72,26 @@ impl Folder {
         };
         match folder.adopt()? {
             Adoption::Whole => folder.adopted = true,
-            Adoption::Absent => folder.make(&slot_dir)?,
+            Adoption::Absent => folder.make()?,
             Adoption::Refused(why) => {
                 folder.reformatted = Some(why);
-                folder.make(&slot_dir)?;
+                folder.make()?;
             }
         }
         Ok(folder)
     }
 
+    /// The store's file to read and write, with `flags` beside.
+    pub fn open_store(&self, flags: OFlags) -> rustix::io::Result<File> {
+        beneath::open(&self.slot, Path::new(STORE), OFlags::RDWR | flags, Mode::empty()).map(File::from)
+    }
+
     fn adopt(&mut self) -> Result<Adoption, NvmeError> {
-        let at = |what| move |error: io::Error| (what, error);
-        let read = || -> Result<_, (&'static str, io::Error)> {
-            let file = OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(&self.path).map_err(at("opening the store"))?;
-            let len = file.metadata().map_err(at("looking at the store"))?.len();
-            Ok((file, len))
+        let file = match self.open_store(OFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(Adoption::Absent),
+            opened => opened.map_err(|error| NvmeError::opening("opening the store", &self.path, error))?,
         };
-        let (file, len) = match read() {
-            Err((_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Adoption::Absent),
-            Err((what, error)) => return Err(NvmeError::io(what, &self.path, error)),
-            Ok(found) => found,
-        };
+        let len = file.metadata().map_err(|error| NvmeError::io("looking at the store", &self.path, error))?.len();
         if len < PAGE_BYTES {
             return Ok(Adoption::Refused(format!("its file has {len} bytes")));
         }
@@ -115,29 +123,28 @@ impl Folder {
         Ok(())
     }
 
-    fn make(&mut self, slot_dir: &Path) -> Result<(), NvmeError> {
-        let unfinished = slot_dir.join("chunks.new");
-        for stale in [&unfinished, &self.path] {
-            match fs::remove_file(stale) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(NvmeError::io("removing a store", stale, error)),
-                _ => {}
+    fn make(&mut self) -> Result<(), NvmeError> {
+        let unfinished = self.path.with_file_name(UNFINISHED);
+        for (stale, path) in [(UNFINISHED, &unfinished), (STORE, &self.path)] {
+            match unlinkat(&self.slot, stale, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(NvmeError::io("removing a store", path, error)),
             }
         }
         let made = self.fill(&unfinished).and_then(|()| {
-            fs::rename(&unfinished, &self.path).map_err(|error| NvmeError::io("naming the store", &unfinished, error))?;
-            let synced = File::open(slot_dir).and_then(|dir| dir.sync_all());
-            synced.map_err(|error| NvmeError::io("syncing the folder", slot_dir, error))
+            renameat(&self.slot, UNFINISHED, &self.slot, STORE).map_err(|error| NvmeError::io("naming the store", &unfinished, error))?;
+            fsync(&self.slot).map_err(|error| NvmeError::io("syncing the folder", &self.path, error))
         });
         if made.is_err() {
             // The first error is the one to tell.
-            let _ = fs::remove_file(&unfinished);
+            let _ = unlinkat(&self.slot, UNFINISHED, AtFlags::empty());
         }
         made
     }
 
     fn fill(&mut self, unfinished: &Path) -> Result<(), NvmeError> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(unfinished);
-        let file = file.map_err(|error| NvmeError::io("making the store", unfinished, error))?;
+        let file = beneath::open(&self.slot, Path::new(UNFINISHED), OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE);
+        let file = file.map(File::from).map_err(|error| NvmeError::opening("making the store", unfinished, error))?;
         let free_before_bytes = self.allocate(&file)?;
         // A file system that is full to the brim is slow and, copying on write, may refuse even what is allocated.
         if self.free_bytes() < self.reserve_bytes {
@@ -172,7 +179,7 @@ impl Folder {
     }
 
     fn free_bytes(&self) -> u64 {
-        statvfs(self.path.parent().unwrap_or(&self.path)).map_or(0, |found| found.f_bavail * found.f_frsize)
+        fstatvfs(&self.slot).map_or(0, |found| found.f_bavail * found.f_frsize)
     }
 
     fn too_small(&self, free_bytes: u64) -> NvmeError {
@@ -200,19 +207,24 @@ fn reserve_of(config: &NvmeConfig) -> u64 {
     (u128::from(config.capacity_bytes) * u128::from(config.reserve_percent) / 100) as u64
 }
 
-fn slot_dir(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("slot-{number}"))
+fn slot_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(slot_name(number))
 }
 
-fn take_slot(dir: &Path, slots: u32) -> Result<(u32, File), NvmeError> {
+fn slot_name(number: u32) -> String {
+    format!("slot-{number}")
+}
+
+/// The first slot beneath `opened` whose lock is free: its number, its folder and the lock. `dir` is the folder's path.
+fn take_slot(opened: &OwnedFd, dir: &Path, slots: u32) -> Result<(u32, OwnedFd, File), NvmeError> {
     for number in 0..slots {
-        let slot_dir = slot_dir(dir, number);
-        make_folder(&slot_dir).map_err(|error| NvmeError::io("making the slot's folder", &slot_dir, error))?;
-        let path = slot_dir.join("lock");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(NO_LINK).open(&path);
-        let file = file.map_err(|error| NvmeError::io("opening the slot's lock", &path, error))?;
-        match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok((number, file)),
+        let path = slot_path(dir, number);
+        let slot = make_slot(opened, &slot_name(number)).map_err(|error| NvmeError::opening("making the slot's folder", &path, error))?;
+        let path = path.join(LOCK);
+        let lock = beneath::open(&slot, Path::new(LOCK), OFlags::RDWR | OFlags::CREATE, FILE_MODE);
+        let lock = lock.map(File::from).map_err(|error| NvmeError::opening("opening the slot's lock", &path, error))?;
+        match flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok((number, slot, lock)),
             Err(Errno::WOULDBLOCK) => {}
             Err(error) => return Err(NvmeError::io("locking the slot", &path, error)),
         }
@@ -220,12 +232,11 @@ fn take_slot(dir: &Path, slots: u32) -> Result<(u32, File), NvmeError> {
     Err(NvmeError::NoFreeSlot { dir: dir.to_owned(), slots })
 }
 
-fn make_folder(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => return other,
+fn make_slot(folder: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    match mkdirat(folder, name, FOLDER_MODE) {
+        Ok(()) | Err(Errno::EXIST) => beneath::open(folder, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()),
+        Err(error) => Err(error),
     }
-    OpenOptions::new().read(true).custom_flags(NO_LINK | libc::O_DIRECTORY).open(path).map(|_| ())
 }
 
 fn read_page(file: &File, offset: u64) -> io::Result<Page> {

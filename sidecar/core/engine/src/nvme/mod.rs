@@ -4,6 +4,7 @@
 //! restart needs no journal: headers are read back by a scan behind the serving. The store finds and quarantines damaged headers; whether a
 //! sound header is current, misplaced or a double is for the plane to say, which has the index.
 
+mod beneath;
 mod breaker;
 mod error;
 mod extents;

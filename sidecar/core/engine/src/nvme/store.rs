@@ -1,14 +1,14 @@
 //! The store: allocation, submissions, the scan and the breaker, all on the owner's thread; the bytes move in [`crate::io`].
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
 use super::breaker::Breaker;
 use super::extents::Extents;
@@ -605,14 +605,14 @@ fn report(folder: &Folder, direct: bool, refusal: Option<String>) -> OpenReport 
 
 /// The store's file by the best way that works, and why O_DIRECT does not.
 fn open_device(folder: &Folder, direct: Direct) -> Result<(FileDevice, Option<String>), NvmeError> {
-    let buffered = |refusal| match proved(folder, 0) {
+    let buffered = |refusal| match proved(folder, OFlags::empty()) {
         Ok(device) => Ok((device, refusal)),
         Err(source) => Err(NvmeError::Io { what: "trying the store", path: folder.path.clone(), source }),
     };
     if direct == Direct::Off {
         return buffered(None);
     }
-    let refusal = match proved(folder, libc::O_DIRECT) {
+    let refusal = match proved(folder, OFlags::DIRECT) {
         Ok(device) if device.is_direct() => return Ok((device, None)),
         Ok(_) => "the kernel ignored it".to_string(),
         Err(error) => error.to_string(),
@@ -624,9 +624,8 @@ fn open_device(folder: &Folder, direct: Direct) -> Result<(FileDevice, Option<St
 }
 
 /// The file opened with these flags, after a page was written, read back and compared.
-fn proved(folder: &Folder, flags: i32) -> std::io::Result<FileDevice> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags | libc::O_NOFOLLOW).open(&folder.path)?;
-    let device = FileDevice::new(file)?;
+fn proved(folder: &Folder, flags: OFlags) -> std::io::Result<FileDevice> {
+    let device = FileDevice::new(folder.open_store(flags)?)?;
     match probe(&device, folder.geometry.scratch_offset(), clock::now_ns() | 1) {
         Ok(()) => Ok(device),
         Err(IoFault::Device(errno)) => Err(std::io::Error::from_raw_os_error(errno)),
