@@ -4,6 +4,7 @@
 and one line in a list.
 """
 
+from spillway_operator.injection.assigned_user import UID_RANGE_ANNOTATION, with_assigned_user
 from spillway_operator.injection.decide import sidecar_unavailable
 from spillway_operator.injection.facts import Facts, Pod, Skip
 from spillway_operator.injection.inject import (
@@ -15,10 +16,15 @@ from spillway_operator.injection.inject import (
     mark_skipped,
     revisit,
 )
+from spillway_operator.injection.mesh import MESH_ANNOTATIONS
 from spillway_operator.injection.revision import build_sidecar_config, pool_revision
+
+# Of a namespace's annotations, which may be long, these count.
+NAMESPACE_ANNOTATIONS = (*MESH_ANNOTATIONS, UID_RANGE_ANNOTATION)
 
 __all__ = [
     "MAX_MESSAGE_CHARACTERS",
+    "NAMESPACE_ANNOTATIONS",
     "Facts",
     "Outcome",
     "Pod",
@@ -31,4 +37,5 @@ __all__ = [
     "pool_revision",
     "revisit",
     "sidecar_unavailable",
+    "with_assigned_user",
 ]

@@ -18,9 +18,10 @@ class Facts:
 
     pool: the pool that the pod's label names, None if there is none. pool_fault: why it could not be read, if it could not.
     user_fault: why its sidecars may not run under its user, which another pool may have.
-    namespace_annotations: those of the namespace that mesh.NAMESPACE_ANNOTATIONS names.
+    namespace_annotations: those of the namespace that this package asks for (NAMESPACE_ANNOTATIONS).
     limit_ranges: the LimitRange objects of the namespace. status_public_keys: raw Ed25519 keys in base64.
     drawn_port: at random from http_port.DRAWN_PORTS, for a pod on the node's network.
+    is_user_assigned: the sidecar's user is left to the cluster (assigned_user.py).
     """
 
     pool: KVCachePool | None
@@ -33,6 +34,7 @@ class Facts:
     status_public_keys: tuple[str, ...] = ()
     pull_policy: str = "IfNotPresent"
     drawn_port: int = 20_000
+    is_user_assigned: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ _ISTIO_CAPTURED: Final = "traffic.sidecar.istio.io/includeInboundPorts"
 _LINKERD_INJECT: Final = "linkerd.io/inject"
 _LINKERD_PORTS: Final = "config.linkerd.io/skip-inbound-ports"
 
-# What this module asks of a namespace's annotations.
-NAMESPACE_ANNOTATIONS: Final = (_LINKERD_INJECT, _LINKERD_PORTS)
+# What is asked here of a namespace's annotations.
+MESH_ANNOTATIONS: Final = (_LINKERD_INJECT, _LINKERD_PORTS)
 
 
 @dataclass(frozen=True)

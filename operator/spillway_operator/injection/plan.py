@@ -19,14 +19,14 @@ from spillway_operator.injection.sizing import Sizing, size_sidecar
 
 @dataclass(frozen=True)
 class Plan:
-    """Input of every mutator. `engine_index` points into spec.containers."""
+    """Input of every mutator. `engine_index` points into spec.containers; `user` is None where the cluster assigns one."""
 
     pool: KVCachePool
     image: str
     pull_policy: str
     config: SidecarConfig
     engine_index: int
-    user: int
+    user: int | None
     disk_owner: DiskOwner
     guaranteed: bool
     sizing: Sizing
@@ -59,12 +59,19 @@ def build_plan(pod: Pod, pool: KVCachePool, facts: Facts) -> Plan | Skip:
         pull_policy=facts.pull_policy,
         config=config,
         engine_index=engine_index,
-        user=_user(pod, pool),
-        disk_owner=decide_disk_owner(pod, pool.spec.tiers.nvme, namespace_level(facts.namespace_labels)),
+        user=None if facts.is_user_assigned else _user(pod, pool),
+        disk_owner=_disk_owner(pod, pool, facts),
         guaranteed=guaranteed,
         sizing=size_sidecar(pool.spec.sidecar, config, guaranteed=guaranteed),
         mesh_exclusions=find_exclusions(pod, facts.namespace_labels, facts.namespace_annotations),
     )
+
+
+def _disk_owner(pod: Pod, pool: KVCachePool, facts: Facts) -> DiskOwner:
+    """Whoever assigns users assigns the pod's fsGroup as well, and admits no root."""
+    if facts.is_user_assigned:
+        return DiskOwner.NOBODY
+    return decide_disk_owner(pod, pool.spec.tiers.nvme, namespace_level(facts.namespace_labels))
 
 
 def _user(pod: Pod, pool: KVCachePool) -> int:

@@ -11,7 +11,7 @@ from spillway_operator.injection.plan import Plan
 
 
 def build_security_context(plan: Plan) -> dict[str, Any]:
-    """A container security context with the pool's user, group and SELinux label."""
+    """A container security context with the pool's SELinux label, and its user and group unless the cluster assigns them."""
     chosen = plan.pool.spec.sidecar.security_context
     context: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
@@ -19,8 +19,8 @@ def build_security_context(plan: Plan) -> dict[str, Any]:
         "privileged": False,
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": True,
-        "runAsUser": plan.user,
-        "runAsGroup": chosen.run_as_group,
+        # A group without a user is an error to the container runtime.
+        **({} if plan.user is None else {"runAsUser": plan.user, "runAsGroup": chosen.run_as_group}),
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     if chosen.se_linux_options is not None:

@@ -16,7 +16,7 @@ from spillway_operator.api import names
 from spillway_operator.injection import Pod
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
-from spillway_operator.kube.resources import CLAIMS, PODS, Manifest
+from spillway_operator.kube.resources import CLAIMS, PODS, Manifest, Resource
 from spillway_operator.webhook.metrics import DRY_RUN_SECONDS, DRY_RUNS
 
 # All dry runs of a review together, of the time that the API server waits for the webhook; reads may have taken another three fifths.
@@ -48,11 +48,17 @@ async def find_refusal(
     return refusal
 
 
+async def is_admitted(api: ApiReader, namespace: str, injected: Pod, *, budget_seconds: float) -> bool:
+    """Whether the API server takes `injected` and the claims that it brings. What it does not say in time is no."""
+    try:
+        async with asyncio.timeout(budget_seconds):
+            return not any(answer is not None for _, answer in await _ask(api, namespace, injected))
+    except (ApiError, TimeoutError):
+        return False
+
+
 async def _difference(api: ApiReader, namespace: str, injected: Pod, plain: Pod) -> str | None:
-    claims = [_claim_of(injected, volume) for volume in injected["spec"].get("volumes") or [] if _is_our_claim(volume)]
-    asked = [(PODS, _new(injected, namespace)), *((CLAIMS, _new(claim, namespace)) for claim in claims)]
-    answers = await asyncio.gather(*(api.dry_run(kind, namespace, one) for kind, one in asked))
-    refused = [(kind, answer) for (kind, _), answer in zip(asked, answers, strict=True) if answer is not None]
+    refused = [(kind, words) for kind, words in await _ask(api, namespace, injected) if words is not None]
     for kind, words in refused:
         if kind is CLAIMS:
             return words
@@ -63,6 +69,14 @@ async def _difference(api: ApiReader, namespace: str, injected: Pod, plain: Pod)
             0, "POST", PODS.path(namespace), "the pod is refused without Spillway as well, to this account at least"
         )
     return None
+
+
+async def _ask(api: ApiReader, namespace: str, injected: Pod) -> list[tuple[Resource, str | None]]:
+    """For the pod and each claim that it brings: the API server's words where it refuses it."""
+    claims = [_claim_of(injected, volume) for volume in injected["spec"].get("volumes") or [] if _is_our_claim(volume)]
+    asked = [(PODS, _new(injected, namespace)), *((CLAIMS, _new(claim, namespace)) for claim in claims)]
+    answers = await asyncio.gather(*(api.dry_run(kind, namespace, one) for kind, one in asked))
+    return [(kind, words) for (kind, _), words in zip(asked, answers, strict=True)]
 
 
 def _is_our_claim(volume: Manifest) -> bool:

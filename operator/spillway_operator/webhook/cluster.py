@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from spillway.config import ConfigError
 
 from spillway_operator.api import Fault, KVCachePool, UserClaim, claim_user, find_user_fault, parse_pool
-from spillway_operator.injection import Facts, Pod
+from spillway_operator.injection import NAMESPACE_ANNOTATIONS, Facts, Pod
 from spillway_operator.injection.http_port import DRAWN_PORTS
-from spillway_operator.injection.mesh import NAMESPACE_ANNOTATIONS
 from spillway_operator.kube.cache import WatchCache
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.kube.resources import LIMIT_RANGES, NAMESPACES, POOLS, Manifest
-from spillway_operator.webhook.admissible import find_refusal
+from spillway_operator.webhook.admissible import find_refusal, is_admitted
 from spillway_operator.webhook.files import StatusKeys
 from spillway_operator.webhook.metrics import LIVE_READS, WATCHES
 from spillway_operator.webhook.settings import WebhookSettings
@@ -110,6 +109,10 @@ class Cluster:
     async def find_refusal(self, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float) -> str | None:
         """The API server's words where it refuses the injected pod and not the plain one, and says so in time."""
         return await find_refusal(self._api, namespace, injected, plain, budget_seconds=budget_seconds)
+
+    async def is_admitted(self, namespace: str, injected: Pod, spent_seconds: float, *, budget_seconds: float) -> bool:
+        """Whether the API server says, in what `spent_seconds` left of the budget, that it takes the injected pod."""
+        return await is_admitted(self._api, namespace, injected, budget_seconds=budget_seconds - spent_seconds)
 
     async def _pool(self, namespace: str, name: str) -> KnownPool:
         known = self._pools.find(name, namespace)

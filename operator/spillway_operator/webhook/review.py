@@ -23,6 +23,7 @@ from spillway_operator.injection import (
     mark_skipped,
     revisit,
     sidecar_unavailable,
+    with_assigned_user,
 )
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.webhook.metrics import ERRORS, REVIEW_SECONDS, REVIEWS, SKIPS
@@ -35,6 +36,8 @@ MAX_WARNING_CHARACTERS = 250
 Gather = Callable[[str, str], Awaitable[Facts]]
 # (namespace, injected pod, plain pod) -> the API server's words if it refuses the one and not the other.
 FindRefusal = Callable[[str, Pod, Pod], Awaitable[str | None]]
+# (namespace, injected pod, seconds spent on questions so far) -> whether the API server says that it takes it.
+IsAdmitted = Callable[[str, Pod, float], Awaitable[bool]]
 Response = dict[str, Any]
 log = structlog.get_logger()
 
@@ -47,7 +50,9 @@ class Probed(Outcome):
     """The operator's probe and its answer. A pod's own annotations do not make it one."""
 
 
-async def answer(body: bytes, gather: Gather, find_refusal: FindRefusal, trials: Trials) -> Response:
+async def answer(
+    body: bytes, gather: Gather, find_refusal: FindRefusal, is_admitted: IsAdmitted, trials: Trials
+) -> Response:
     """The AdmissionReview that answers `body`. Raises UnreadableReview if that is none."""
     try:
         request = json.loads(body)["request"]
@@ -57,7 +62,8 @@ async def answer(body: bytes, gather: Gather, find_refusal: FindRefusal, trials:
         ERRORS.labels("unreadable-review").inc()
         raise UnreadableReview(f"the body is no AdmissionReview: {error!r}") from error
     with REVIEW_SECONDS.time():
-        inject_it = partial(_inject, pod, namespace, gather, find_refusal, trials, dry_run=dry_run)
+        ask = partial(_ask, namespace, find_refusal, is_admitted)
+        inject_it = partial(_inject, pod, namespace, gather, ask, trials, dry_run=dry_run)
         response = _respond(pod, await _review(pod, namespace, inject_it))
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": uid, **response}}
 
@@ -84,8 +90,30 @@ async def _review(pod: Pod, namespace: str, inject_it: Callable[[], Awaitable[Ou
     return outcome
 
 
+async def _ask(
+    namespace: str, find_refusal: FindRefusal, is_admitted: IsAdmitted, pod: Pod, injected: Pod, facts: Facts
+) -> Outcome:
+    """The injected pod where the API server takes it, with the pool's user or, if not, with one of the cluster's choice."""
+    started = time.monotonic()
+    words = await find_refusal(namespace, injected, pod)
+    if not words:
+        return Outcome(injected)
+    if (assigned := with_assigned_user(pod, facts)) is not None:
+        second = inject(pod, assigned)
+        if second.skip is None and await is_admitted(namespace, second.pod, time.monotonic() - started):
+            return second
+    skip = Skip(SkipReason.NOT_ADMISSIBLE, f"the API server refuses the pod with a sidecar: {words}")
+    return Outcome(mark_skipped(pod, skip), skip)
+
+
 async def _inject(
-    pod: Pod, namespace: str, gather: Gather, find_refusal: FindRefusal, trials: Trials, *, dry_run: bool
+    pod: Pod,
+    namespace: str,
+    gather: Gather,
+    ask: Callable[[Pod, Pod, Facts], Awaitable[Outcome]],
+    trials: Trials,
+    *,
+    dry_run: bool,
 ) -> Outcome:
     labels = pod["metadata"].get("labels") or {}
     pool_name = labels.get(names.POOL_LABEL)
@@ -97,9 +125,8 @@ async def _inject(
     if pool_name == names.PROBE_POOL:
         return Probed(annotate(pod, {names.PROBED_ANNOTATION: "true"}))
     outcome = inject(pod, facts)
-    if outcome.skip is None and (words := await find_refusal(namespace, outcome.pod, pod)):
-        skip = Skip(SkipReason.NOT_ADMISSIBLE, f"the API server refuses the pod with a sidecar: {words}")
-        return Outcome(mark_skipped(pod, skip), skip)
+    if outcome.skip is None:
+        outcome = await ask(pod, outcome.pod, facts)
     # Last: a trial that is begun here and ends in another skip would be none.
     if outcome.skip is None and facts.pool is not None and not trials.admits(facts.pool, outcome.pod, dry_run=dry_run):
         assert facts.pool.status.injection is not None

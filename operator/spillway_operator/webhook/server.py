@@ -68,10 +68,12 @@ class Server:
         if not self._tokens.admits(request.match_info["token"]):
             STRANGERS.inc()
             raise web.HTTPNotFound
-        find_refusal = partial(self._cluster.find_refusal, budget_seconds=BUDGET_SHARE * _patience_seconds(request))
+        budget_seconds = BUDGET_SHARE * _patience_seconds(request)
+        find_refusal = partial(self._cluster.find_refusal, budget_seconds=budget_seconds)
+        is_admitted = partial(self._cluster.is_admitted, budget_seconds=budget_seconds)
         try:
             body = await request.read()
-            return web.json_response(await answer(body, self._cluster.gather, find_refusal, self._trials))
+            return web.json_response(await answer(body, self._cluster.gather, find_refusal, is_admitted, self._trials))
         except UnreadableReview as error:
             return web.json_response({"error": str(error)}, status=400)
 

@@ -15,7 +15,7 @@ from spillway_operator.api import Allowed, names, parse_pool
 from spillway_operator.injection import Facts, Pod, inject
 from spillway_operator.kube.access import Access
 from spillway_operator.kube.reader import ApiReader
-from spillway_operator.webhook.admissible import find_refusal
+from spillway_operator.webhook.admissible import find_refusal, is_admitted
 from spillway_operator.webhook.metrics import REGISTRY
 
 NAMESPACE = "team-a"
@@ -141,3 +141,27 @@ async def test_api_server_that_does_not_answer_holds_no_pod_up(api: ApiReader, v
     assert await ask(api, budget_seconds=0.05) is None
     verdicts.stands_still.set()
     assert counted("undecided") == before + 1
+
+
+async def test_only_a_yes_in_time_is_one(api: ApiReader, verdicts: Verdicts) -> None:
+    injected, _ = injected_pod({"type": "Ephemeral"})
+
+    async def admitted(budget_seconds: float = 10.0) -> bool:
+        return await is_admitted(api, NAMESPACE, injected, budget_seconds=budget_seconds)
+
+    assert await admitted()
+    for no in (
+        (403, "exceeded quota"),
+        (403, 'User "s" cannot create resource "pods"'),
+        (429, "busy"),
+        (500, "broken"),
+    ):
+        verdicts.injected = no
+        assert not await admitted(), no
+    verdicts.injected, verdicts.claim = TAKEN, (403, "exceeded quota: requests.storage")
+    assert not await admitted()
+    verdicts.claim = TAKEN
+    verdicts.stands_still.clear()
+    assert not await admitted(0.05)
+    assert not await admitted(-1.0), "nothing is left of the time"
+    verdicts.stands_still.set()

@@ -42,6 +42,10 @@ async def admissible(namespace: str, injected: Any, plain: Any) -> None:
     return None
 
 
+async def never_asked(namespace: str, injected: Any, spent_seconds: float) -> bool:
+    raise AssertionError("there is no second choice for this pod")
+
+
 async def refused(namespace: str, injected: Any, plain: Any) -> str:
     assert namespace == "team-a"
     assert injected == inject(plain, FACTS).pod
@@ -53,9 +57,15 @@ def counted(name: str, **labels: str) -> float:
 
 
 async def respond(
-    pod: Any, gather: Any, find_refusal: Any = admissible, trials: Trials | None = None, *, dry_run: bool = False
+    pod: Any,
+    gather: Any,
+    find_refusal: Any = admissible,
+    trials: Trials | None = None,
+    *,
+    is_admitted: Any = never_asked,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    review = await answer(make_review(pod, dry_run=dry_run), gather, find_refusal, trials or Trials())
+    review = await answer(make_review(pod, dry_run=dry_run), gather, find_refusal, is_admitted, trials or Trials())
     response: dict[str, Any] = review["response"]
     assert response["uid"] == "4b1d"
     assert response["allowed"] is True
@@ -140,6 +150,88 @@ async def test_pod_that_the_api_server_refuses_because_of_us_starts_plain_with_i
     assert "exceeded quota: small" in response["warnings"][0]
 
 
+# As an SCC of OpenShift with MustRunAsRange says it, which is asked about the pool's user first.
+OUT_OF_RANGE = "unable to validate against any security context constraint: .runAsUser: Invalid value: 1207959552"
+UID_RANGE = {"openshift.io/sa.scc.uid-range": "1000650000/10000"}
+
+
+def assigning(**spec: Any) -> tuple[Any, Any]:
+    """How to gather facts, and to refuse by them, in a namespace that has a range of users. `spec` is the pool's."""
+    stored = {
+        "metadata": POOL.metadata.model_dump(by_alias=True),
+        "spec": {"tiers": {"dram": {"capacity": "1Gi"}}, **spec},
+    }
+    facts = replace(FACTS, pool=parse_pool(stored), namespace_annotations=UID_RANGE)
+
+    async def gather(namespace: str, pool: str) -> Facts:
+        return facts
+
+    async def refuse(namespace: str, injected: Any, plain: Any) -> str:
+        assert injected == inject(plain, facts).pod
+        return OUT_OF_RANGE
+
+    return gather, refuse
+
+
+def tiers(volume: dict[str, Any]) -> dict[str, Any]:
+    return {"dram": {"capacity": "1Gi"}, "nvme": {"capacity": "1Gi", "volume": volume}}
+
+
+@pytest.mark.parametrize("volume", [{"type": "Ephemeral"}, {"type": "EmptyDir", "emptyDir": {"sizeLimit": "2Gi"}}])
+async def test_cluster_that_takes_no_user_of_ours_may_choose_one(volume: dict[str, Any]) -> None:
+    async def takes_what_names_none(namespace: str, injected: Any, spent_seconds: float) -> bool:
+        assert namespace == "team-a" and 0 <= spent_seconds < 1
+        contexts = [container["securityContext"] for container in injected["spec"]["initContainers"]]
+        return not any({"runAsUser", "runAsGroup"} & context.keys() for context in contexts)
+
+    # By the time that we are called the SCC has given the pod its fsGroup; where none has, none is ours to give.
+    for security in ({}, {"fsGroup": 1000650000}):
+        pod = make_pod(securityContext=security)
+        gather, refuse = assigning(tiers=tiers(volume))
+        response = await respond(pod, gather, refuse, is_admitted=takes_what_names_none)
+        after = patched(pod, response)
+        assert [container["name"] for container in after["spec"]["initContainers"]] == ["spillway-client", "spillway"]
+        assert all(c["securityContext"]["runAsNonRoot"] for c in after["spec"]["initContainers"])
+        assert after["spec"]["securityContext"] == security
+        assert "warnings" not in response
+        assert "patch" not in await respond(after, never)
+
+
+async def test_pod_that_is_refused_with_a_user_of_the_clusters_choice_too_starts_plain() -> None:
+    async def takes_none(namespace: str, injected: Any, spent_seconds: float) -> bool:
+        return False
+
+    pod = make_pod()
+    after = patched(pod, await respond(pod, *assigning(), is_admitted=takes_none))
+    assert after["spec"] == pod["spec"]
+    assert OUT_OF_RANGE in after["metadata"]["annotations"][names.SKIPPED_MESSAGE_ANNOTATION]
+
+
+@pytest.mark.parametrize(
+    ("pool", "pod"),
+    [
+        ({"tiers": tiers({"type": "HostPath", "hostPath": {"path": "/mnt/nvme0"}})}, {}),
+        ({"sidecar": {"securityContext": {"runAsUser": 1000}}}, {}),
+        ({}, {"securityContext": {"runAsUser": 0}}),
+    ],
+    ids=["a store that users tell apart", "a user that the pool names", "root"],
+)
+async def test_user_is_never_left_to_the_cluster_where_it_matters(pool: dict[str, Any], pod: dict[str, Any]) -> None:
+    gather, _ = assigning(**pool)
+
+    async def refuse(namespace: str, injected: Any, plain: Any) -> str:
+        return OUT_OF_RANGE
+
+    async def with_path(namespace: str, name: str) -> Facts:
+        return replace(
+            await gather(namespace, name), allowed=Allowed("registry.example/sidecar:1", host_paths=("/mnt/nvme0",))
+        )
+
+    plain = make_pod(**pod)
+    after = patched(plain, await respond(plain, with_path, refuse))
+    assert after["metadata"]["annotations"][names.SKIPPED_ANNOTATION] == "not-admissible"
+
+
 def half_open(pod: Any, since: str = "2026-11-24T12:00:00Z") -> Any:
     """Facts of a pool whose breaker is half open for the revision that `pod` would get."""
     assert FACTS.pool is not None
@@ -200,7 +292,7 @@ async def test_strange_pod_is_allowed(pod: Any) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"request": {}}', b'{"request": null}'])
 async def test_what_is_no_review_is_told_so(body: bytes) -> None:
     with pytest.raises(UnreadableReview, match="no AdmissionReview"):
-        await answer(body, never, admissible, Trials())
+        await answer(body, never, admissible, never_asked, Trials())
 
 
 def test_patch_of_equal_pods_is_empty() -> None:

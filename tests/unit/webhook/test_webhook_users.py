@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from spillway_operator.api import Reason
+from reviews import make_pod
+from spillway_operator.api import Reason, SkipReason
+from spillway_operator.injection import inject
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.kube.resources import Manifest, Resource
@@ -41,7 +43,7 @@ class Answers:
 
 
 def make_cluster(*, watched: tuple[Manifest, ...], asked: tuple[Manifest, ...] = ()) -> Cluster:
-    settings = WebhookSettings(sidecar_image="registry.example/sidecar:1")
+    settings = WebhookSettings(sidecar_image="registry.example/sidecar:1", host_paths=("/mnt/nvme0",))
     cluster = Cluster(cast(ApiReader, Answers(*asked)), settings, StatusKeys(Path("/nowhere")))
     for pool in watched:
         cluster._pools.put(pool)
@@ -56,6 +58,30 @@ async def test_later_pool_is_plain_and_the_earlier_is_not() -> None:
     cluster = make_cluster(watched=(make_pool("early", 0), make_pool("late", 1), make_pool("apart", 2, 2000)))
     found = {name: reason((await cluster.gather(name, "chat")).user_fault) for name in ("early", "late", "apart")}
     assert found == {"early": None, "late": Reason.RUN_AS_USER_TAKEN, "apart": None}
+
+
+HOST_PATH = {"type": "HostPath", "hostPath": {"path": "/mnt/nvme0"}}
+VOLUMES = ({"type": "Ephemeral"}, {"type": "EmptyDir", "emptyDir": {"sizeLimit": "2Gi"}}, HOST_PATH)
+
+
+@pytest.mark.parametrize("mine", VOLUMES, ids=lambda volume: volume["type"])
+@pytest.mark.parametrize("theirs", VOLUMES, ids=lambda volume: volume["type"])
+async def test_pods_of_the_later_pool_are_plain_whatever_the_volumes_are(
+    mine: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    """A pool may be made anew with another volume, and then owns what lies on the disk under its user."""
+    early, late = make_pool("early", 0), make_pool("late", 1)
+    for pool, volume in ((early, theirs), (late, mine)):
+        pool["spec"]["tiers"]["nvme"] = {"capacity": "1Gi", "volume": volume}
+    cluster = make_cluster(watched=(early, late))
+    skipped = {}
+    for namespace in ("early", "late"):
+        facts = await cluster.gather(namespace, "chat")
+        outcome = inject(make_pod(), facts)
+        skipped[namespace] = outcome.skip and outcome.skip.reason
+        if outcome.skip is not None:
+            assert outcome.pod["spec"] == make_pod()["spec"]
+    assert skipped == {"early": None, "late": SkipReason.POOL_INVALID}
 
 
 async def test_pool_that_the_watch_has_not_told_of_is_judged_once_it_has() -> None:
