@@ -6,16 +6,25 @@ import fcntl
 import os
 from pathlib import Path
 
+# Neither a link is followed nor a pipe waited for, whoever put them there.
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 def has_free_slot(folder: Path, slots: int) -> bool:
     """Try each slot's lock and let go of it at once. False also where a lock cannot be opened."""
-    return any(_is_free(folder / f"slot-{number}" / "lock") for number in range(slots))
+    return any(_is_free(folder / f"slot-{number}") for number in range(slots))
 
 
-def _is_free(lock: Path) -> bool:
+def _is_free(slot: Path) -> bool:
     try:
-        with os.fdopen(os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        opened = os.open(slot, _FLAGS | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        with os.fdopen(os.open("lock", _FLAGS, dir_fd=opened), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     except OSError:
         return False
+    finally:
+        os.close(opened)
