@@ -9,6 +9,10 @@ from pathlib import Path
 from spillway_operator.api import crd
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools import metrics_page  # noqa: E402  (a script's own folder is on the path, the project's is not)
+
 CARGO = ROOT / "sidecar" / "core" / "Cargo.toml"
 CHART = ROOT / "charts" / "spillway" / "Chart.yaml"
 
@@ -34,6 +38,7 @@ def generated() -> dict[Path, str]:
         ROOT / "crds" / "kvcachepools.spillway.dev.yaml": definition,
         ROOT / "charts" / "spillway" / "crds" / "kvcachepools.spillway.dev.yaml": definition,
         CHART: chart_yaml(),
+        ROOT / "docs" / "metrics.md": metrics_page.render(),
     }
 
 

@@ -19,7 +19,8 @@ fingerprint() { cat tools/setup.sh uv.lock pyproject.toml sidecar/pyproject.toml
   find sidecar/core -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -type f -print0 | sort -z | xargs -0 cat; }
 mkdir -p build
 current=$(fingerprint | sha256sum)
-if [ -x .venv/bin/python ] && [ "$(cat $STAMP 2>/dev/null)" = "$current" ] && .venv/bin/python -c 'import spillway._core' 2>/dev/null; then exit 0; fi
+prometheus_found() { command -v prometheus promtool >/dev/null || [ -x "$CACHE/prometheus/usr/bin/promtool" ]; }
+if [ -x .venv/bin/python ] && prometheus_found && [ "$(cat $STAMP 2>/dev/null)" = "$current" ] && .venv/bin/python -c 'import spillway._core' 2>/dev/null; then exit 0; fi
 
 missing=()
 for pair in git:git curl:curl make:make cc:build-essential python3:python3 openssl:openssl column:bsdextrautils; do
@@ -30,6 +31,17 @@ if [ ${#missing[@]} -gt 0 ]; then
   say "installing Debian packages: ${missing[*]}"
   as_root apt-get update -qq
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Tests check rules and boards with it. Unpacked, not installed: the package would start a server on this machine.
+if ! prometheus_found; then
+  command -v apt-get >/dev/null || { say "prometheus and promtool are missing and there is no apt-get to get them with"; exit 1; }
+  say "unpacking Debian's package prometheus into $CACHE/prometheus"
+  download=$(mktemp -d) && chmod 755 "$download"
+  fetch() { (cd "$download" && apt-get download -qq prometheus 2>/dev/null) && [ -n "$(ls "$download")" ]; }
+  fetch || { as_root apt-get update -qq && fetch; }
+  mkdir -p "$CACHE/prometheus" && dpkg-deb -x "$download"/prometheus_*.deb "$CACHE/prometheus"
+  rm -rf "$download"
 fi
 
 if ! command -v uv >/dev/null; then

@@ -11,6 +11,12 @@ REGISTRY = CollectorRegistry()
 LEADER = Gauge("spillway_operator_leader", "1 in the one active controller, 0 in a standby.", registry=REGISTRY)
 POOLS = Gauge("spillway_operator_pools", "Pools that the controller knows.", registry=REGISTRY)
 PODS = Gauge("spillway_operator_pods", "Pods with the pool label that the controller knows.", registry=REGISTRY)
+LABELLED_PODS = Gauge(
+    "spillway_operator_labelled_pods",
+    "Of those, the pods that are neither finished nor leaving, by whether they have a sidecar.",
+    ["injected"],
+    registry=REGISTRY,
+)
 QUEUE_DEPTH = Gauge("spillway_operator_queue_depth", "Keys waiting for a worker.", registry=REGISTRY)
 RECONCILES = Counter(
     "spillway_operator_reconciles", "Reconciles by result (done, retried).", ["result"], registry=REGISTRY
@@ -55,6 +61,11 @@ BREAKERS_OPENED = Counter(
     "Times that a pool's injection breaker opened.",
     registry=REGISTRY,
 )
+WEBHOOK_PROBLEMS = Gauge(
+    "spillway_operator_webhook_problems",
+    "Namespaces of pools in which a pod created on trial did not meet the webhook, 1 where it serves none; 0 in a standby.",
+    registry=REGISTRY,
+)
 ESCAPED_ERRORS = Counter(
     "spillway_operator_escaped_errors",
     "Unexpected exceptions caught at an edge, by edge.",
@@ -79,3 +90,12 @@ UNTAKEN_OBJECTS = Counter(
     registry=REGISTRY,
 )
 WATCHES = WatchMetrics(WATCHED_OBJECTS, WATCH_RESTARTS, UNTAKEN_OBJECTS)
+
+# Each value is there from the start: a series that begins at 1 shows no increase to an alert.
+for counter, values in {
+    RECONCILES: ("done", "retried"),
+    MEMBER_READS: ("ok", "unreachable", "refused", "unreadable"),
+    ESCAPED_ERRORS: ("work_queue",),
+}.items():
+    for value in values:
+        counter.labels(value)

@@ -230,6 +230,11 @@ class Observed:
         """Every injected pod that runs and has an address."""
         return [p for pods in self._pods.values() for p in pods.values() if p.injected and p.live and p.ip]
 
+    def count_live_pods(self, *, injected: bool) -> int:
+        """Pods that are neither finished nor leaving, with or without a sidecar; those that asked for none are not counted."""
+        pods = (pod for known in self._pods.values() for pod in known.values())
+        return sum(pod.live and not pod.excluded and pod.injected == injected for pod in pods)
+
     def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A ConfigMap that carries a pool's label, as last seen."""
         return self._config_maps.get((namespace, name))

@@ -18,6 +18,7 @@ from spillway_operator.controller.inject_tokens import called_word
 from spillway_operator.kube.client import ApiServer, DryRun
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.resources import ENDPOINT_SLICES, PODS, WEBHOOK_CONFIGURATIONS, Manifest
+from spillway_operator.metrics import WEBHOOK_PROBLEMS
 from spillway_operator.resources.probe_pod import build_probe_pod
 
 LOOK_EVERY_SECONDS = 10.0
@@ -46,6 +47,7 @@ class WebhookHealth:
         """Look until cancelled; call `on_change` whenever the answer changed."""
         while True:
             await self.look()
+            WEBHOOK_PROBLEMS.set(1 if self.problem else sum(bool(answer) for answer in self._answers.values()))
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def look(self) -> None:

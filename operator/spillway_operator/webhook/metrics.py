@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from spillway_operator.api import SkipReason
 from spillway_operator.kube.reflector import WatchMetrics
 
 REGISTRY = CollectorRegistry()
@@ -64,3 +65,13 @@ UNTAKEN_OBJECTS = Counter(
     registry=REGISTRY,
 )
 WATCHES = WatchMetrics(CACHED_OBJECTS, WATCH_RESTARTS, UNTAKEN_OBJECTS)
+
+# Each value is there from the start: a series that begins at 1 shows no increase to an alert.
+for counter, values in {
+    REVIEWS: ("injected", "unchanged", "skipped", "probed"),
+    SKIPS: tuple(SkipReason),
+    ERRORS: ("unreadable-review", "api-server", "unexpected"),
+    DRY_RUNS: ("admissible", "refused", "undecided"),
+}.items():
+    for value in values:
+        counter.labels(str(value))

@@ -1,0 +1,1 @@
+"""Metrics, rules and boards: what the chart watches is what the processes serve."""
