@@ -23,7 +23,7 @@ setup: ## Install what building and testing need (Debian packages, uv, Rust, Go)
 lint: setup ## ruff, mypy --strict, import walls, generated files fresh, clippy, rustfmt
 	@bash tools/lint.sh
 
-generate: setup ## Rewrite generated files: CRD, chart version, golden manifests
+generate: setup ## Rewrite generated files: CRD, chart version, docs/metrics.md, the chart's boards
 	@bash tools/generate.sh
 
 test: setup ## Everything, from unit tests to the end-to-end on a real Kubernetes; prints how long each part took

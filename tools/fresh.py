@@ -11,10 +11,13 @@ from spillway_operator.api import crd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import metrics_page  # noqa: E402  (a script's own folder is on the path, the project's is not)
+# A script's own folder is on the path, the project's is not.
+import dashboards  # noqa: E402
+from tools import metrics_page  # noqa: E402
 
 CARGO = ROOT / "sidecar" / "core" / "Cargo.toml"
 CHART = ROOT / "charts" / "spillway" / "Chart.yaml"
+BOARDS = ROOT / "charts" / "spillway" / "dashboards"
 
 
 def workspace_version() -> str:
@@ -39,6 +42,7 @@ def generated() -> dict[Path, str]:
         ROOT / "charts" / "spillway" / "crds" / "kvcachepools.spillway.dev.yaml": definition,
         CHART: chart_yaml(),
         ROOT / "docs" / "metrics.md": metrics_page.render(),
+        **{BOARDS / f"{board.name}.json": dashboards.render(board) for board in dashboards.BOARDS},
     }
 
 

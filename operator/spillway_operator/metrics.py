@@ -1,4 +1,4 @@
-"""Every metric of the operator process, declared once. docs/metrics.md lists them; a test compares the two."""
+"""Every metric of the operator process, declared once; docs/metrics.md is generated from it."""
 
 from __future__ import annotations
 

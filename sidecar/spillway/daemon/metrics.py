@@ -1,4 +1,4 @@
-"""Every metric of the sidecar, declared once: name, kind, help, label. docs/metrics.md lists the same; a test compares.
+"""Every metric of the sidecar, declared once: name, kind, help, label. docs/metrics.md is generated from it.
 
 Cardinality is bounded: labels are tiers, hops, outcomes and reasons, never a pod, key or tenant.
 """

@@ -19,6 +19,6 @@ def find_tool(name: str) -> Path:
 
 def promtool(*arguments: str, text: str = "") -> str:
     """Run promtool; what it says is in the message where it objects to anything."""
-    ran = subprocess.run([find_tool("promtool"), *arguments], input=text, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([find_tool("promtool"), *arguments], input=text, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, f"promtool {' '.join(arguments)}:\n{ran.stdout}{ran.stderr}"
     return ran.stdout + ran.stderr

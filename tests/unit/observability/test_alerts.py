@@ -112,7 +112,7 @@ def test_runbook_has_the_four_parts_and_commands_that_a_shell_can_read(alert: st
 def test_runbook_names_only_alerts_pages_and_metrics_that_exist(alert: str) -> None:
     text = (RUNBOOKS / f"{alert}.md").read_text()
     assert set(re.findall(r"\bSpillway[A-Z]\w+", text)) <= {*ALERTS, "SpillwaySkipped"}
-    for name in re.findall(r"\bdocs/[\w./-]+", text):
+    for name in re.findall(r"\bdocs/[\w/-]+(?:\.md)?", text):
         assert list(PROJECT.glob(f"{name}*")), name
     stems = [f"spillway_{word}" for group in re.findall(r"\^spillway_\(([^)]*)\)", text) for word in group.split("|")]
     stems += re.findall(r"\bspillway_[a-z_]+[a-z]\b(?!\()", text)
