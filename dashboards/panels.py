@@ -5,6 +5,7 @@ Whatever is the same on all panels is decided here: the data source is a variabl
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -81,12 +82,13 @@ def render(board: Board) -> str:
         .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
         .variables(_variables(board))
         .link(_boards_link())
-        .with_panel(_build(FIRING))
+        .with_panel(_build(FIRING).id(1))
     )
-    for title, panels in board.rows.items():
-        builder = builder.with_row(builders.Row(title))
-        for panel in panels:
-            builder = builder.with_panel(_build(panel))
+    # Numbers of panels stand in links that people keep: a row takes a hundred, so that a new panel moves few.
+    for row, (title, panels) in enumerate(board.rows.items(), start=1):
+        builder = builder.with_row(builders.Row(title).id(100 * row))
+        for number, panel in enumerate(panels, start=1):
+            builder = builder.with_panel(_build(panel).id(100 * row + number))
     return JSONEncoder(sort_keys=True, indent=1).encode(builder.build()) + "\n"
 
 
@@ -111,7 +113,7 @@ def _variable(label: str, metric: str, selector: str) -> builders.QueryVariable:
         builders.QueryVariable(label)
         .label(label.capitalize())
         .datasource(SOURCE)
-        .query(f"label_values({metric}{{{selector}}}, {label})")
+        .query(f"label_values({metric}{f'{{{selector}}}' if selector else ''}, {label})")
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
         .include_all(True)
@@ -125,8 +127,8 @@ def _build(panel: Panel) -> AnyPanel:
     built = _KINDS[panel.kind](panel)
     built.title(panel.title).description(_describe(panel)).datasource(SOURCE).unit(panel.unit)
     built.span(panel.width).height(6 if panel.kind == "alerts" else 4 if panel.kind == "stat" else 8)
-    for legend, expression in panel.queries.items():
-        query = prometheus.Dataquery().expr(expression).legend_format(legend).datasource(SOURCE)
+    for letter, (legend, expression) in zip(string.ascii_uppercase, panel.queries.items(), strict=False):
+        query = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend).datasource(SOURCE)
         if panel.kind in ("stat", "alerts"):
             query.instant()
         if panel.kind == "alerts":
@@ -162,7 +164,9 @@ def _timeseries(panel: Panel) -> timeseries.Panel:
 
 def _stat(panel: Panel) -> stat.Panel:
     color = common.BigValueColorMode.VALUE if panel.thresholds else common.BigValueColorMode.NONE
-    return stat.Panel().thresholds(_thresholds(panel)).color_mode(color).graph_mode(common.BigValueGraphMode.NONE)
+    last = common_builders.ReduceDataOptions().calcs(["lastNotNull"])
+    built = stat.Panel().thresholds(_thresholds(panel)).color_mode(color).reduce_options(last)
+    return built.graph_mode(common.BigValueGraphMode.NONE)
 
 
 def _states(panel: Panel) -> statetimeline.Panel:
@@ -175,10 +179,14 @@ def _states(panel: Panel) -> statetimeline.Panel:
 
 def _alerts(_panel: Panel) -> table.Panel:
     """A row per alert; columns that say nothing to a person are left out."""
-    built = table.Panel().with_transformation(
-        dashboard.DataTransformerConfig(
-            id_val="organize",
-            options={"excludeByName": {"Time": True, "Value": True, "__name__": True, "cluster": False}},
+    built = (
+        table.Panel()
+        .no_value("Nothing fires.")
+        .with_transformation(
+            dashboard.DataTransformerConfig(
+                id_val="organize",
+                options={"excludeByName": {"Time": True, "Value": True, "__name__": True}},
+            )
         )
     )
     link = {"title": "Runbook", "url": f"{RUNBOOKS}/${{__data.fields.alertname}}.md", "targetBlank": True}

@@ -57,13 +57,20 @@ class PrometheusServer:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an instant query. AssertionError with Prometheus's words where it refuses it."""
-        url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{expression}: {error.read().decode()}") from error
+        result: list[dict[str, Any]] = self._get(f"query?{urllib.parse.urlencode({'query': expression})}")["result"]
         return result
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule with its health, and of alerts what is pending or fires."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def _get(self, path: str) -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}", timeout=60) as answer:
+                data: dict[str, Any] = json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {error.read().decode()}") from error
+        return data
 
     def is_ready(self) -> bool:
         try:

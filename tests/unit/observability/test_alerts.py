@@ -92,6 +92,14 @@ def test_every_alert_says_what_is_wrong_how_bad_it_is_and_where_to_read_on() -> 
     assert f"https://git.example.com/books/{ALERTS[0]}.md" in urls
 
 
+def test_what_an_alert_says_names_only_labels_that_it_has() -> None:
+    """A label that the query dropped would leave a hole in the sentence that wakes somebody."""
+    for rule in rules_with("alert"):
+        named = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        for case in yaml.safe_load((CASES / f"{rule['alert']}.yaml").read_text())["fires"]:
+            assert named <= set(case["labels"]), rule["alert"]
+
+
 def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == set(ALERTS)
 

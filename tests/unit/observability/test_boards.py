@@ -109,6 +109,14 @@ def test_a_query_of_what_is_not_there_would_be_noticed(prometheus: PrometheusSer
         prometheus.query("sum(rate(spillway_hop_bytes_total[5m])")
 
 
+def test_every_rule_of_the_chart_is_evaluated(prometheus: PrometheusServer) -> None:
+    rules = prometheus.rules()
+    assert {rule["name"] for rule in rules} >= set(ALERTS)
+    assert [rule for rule in rules if rule["health"] != "ok"] == []
+    (leaderless,) = [rule for rule in rules if rule["name"] == "SpillwayOperatorWithoutLeader"]
+    assert [alert["state"] for alert in leaderless["alerts"]] == ["pending"]
+
+
 def test_legends_name_labels_that_the_query_leaves(prometheus: PrometheusServer) -> None:
     """A label that `sum by` dropped would leave a legend without it."""
     for board in BOARDS:
@@ -129,9 +137,13 @@ def test_board_in_the_chart_is_the_code(board: Board) -> None:
 def test_every_panel_says_what_it_shows_in_which_unit_and_from_metrics_that_exist(name: str) -> None:
     titles = [panel["title"] for panel in panels_of(board_of(name))]
     assert len(set(titles)) == len(titles)
+    numbers = [panel["id"] for panel in board_of(name)["panels"]]
+    assert len(set(numbers)) == len(numbers) and all(numbers)
     for panel in panels_of(board_of(name)):
         assert len(panel["description"]) > 10 and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}"
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(set(letters)) == len(letters) and all(letters), panel["title"]
         for target in panel["targets"]:
             assert unknown_metrics(target["expr"]) == set(), panel["title"]
             assert 'cluster=~"$cluster"' in target["expr"], panel["title"]
