@@ -58,6 +58,26 @@ _INJECTION = (
         alert="SpillwayCertificateNearExpiry",
     ),
     Panel(
+        "Pools whose breaker is open",
+        "Their sidecars keep pods from starting, so new pods start plain.",
+        "short",
+        {"pools": f"max(spillway_operator_open_injection_breakers{{{CONTROL}}})"},
+        kind="stat",
+        width=12,
+        thresholds={1: "red"},
+        alert="SpillwayInjectionBreakerOpen",
+    ),
+    Panel(
+        "Outdated pods",
+        "Injected pods of an earlier revision; they change when they are created again.",
+        "short",
+        {"pods": f"max(spillway_operator_outdated_pods{{{CONTROL}}})"},
+        kind="stat",
+        width=12,
+        thresholds={1: "yellow"},
+        alert="SpillwayPodsOutdated",
+    ),
+    Panel(
         "Live pods",
         "Labelled pods that are neither finished nor leaving, by whether they have a sidecar.",
         "short",
@@ -150,6 +170,18 @@ _OPERATOR = (
         kind="stat",
         width=6,
         alert="SpillwayInjectionBreakerOpen",
+    ),
+    Panel(
+        "Conditions of pools",
+        "Pools by condition and status, those that are well left out.",
+        "short",
+        {
+            "{{type}}={{status}}": f"max by (type, status) (spillway_operator_pool_conditions{{{CONTROL},"
+            'type=~"Degraded|Progressing",status="True"})'
+            f" or max by (type, status) (spillway_operator_pool_conditions{{{CONTROL},"
+            'type!~"Degraded|Progressing",status="False"})'
+        },
+        alert="SpillwayPoolDegraded",
     ),
     Panel(
         "Reconciles, by result",

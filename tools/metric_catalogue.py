@@ -9,11 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 from prometheus_client.metrics import MetricWrapperBase
 from spillway.daemon.metrics import METRICS
 from spillway_operator import metrics as operator_metrics
 from spillway_operator.api import SkipReason
+from spillway_operator.api.status import ConditionStatus, ConditionType
 from spillway_operator.controller.observed import UNKNOWN_SKIP
 from spillway_operator.kube import resources
 from spillway_operator.webhook import metrics as webhook_metrics
@@ -39,7 +41,9 @@ class Entry:
         stem = self.name.removesuffix("_total")
         if stem.endswith("_timestamp_seconds"):
             return "Unix time, seconds"
-        words = re.findall("bytes|seconds|tokens|chunks|keys|slots|pods|pools|objects|tickets|leases|engines", stem)
+        words = re.findall(
+            "bytes|seconds|tokens|chunks|keys|slots|pods|pools|objects|tickets|leases|engines|breakers", stem
+        )
         return words[-1] if words else "-"
 
     @property
@@ -93,7 +97,7 @@ def _registered(process: str, module: ModuleType, values: dict[str, tuple[str, .
         if isinstance(metric, MetricWrapperBase):
             labels = {label: values.get(f"{metric._name}.{label}") or values[label] for label in metric._labelnames}
             name = _query_name(metric._name, metric._type)
-            entries.append(Entry(process, name, metric._type, metric._documentation, labels))
+            entries.append(Entry(process, name, str(metric._type), metric._documentation, labels))
     return entries
 
 
@@ -107,6 +111,8 @@ def _operator_values() -> dict[str, tuple[str, ...]]:
         "reason": (*(str(reason) for reason in SkipReason), UNKNOWN_SKIP),
         "edge": ("work_queue",),
         "injected": ("true", "false"),
+        "type": get_args(ConditionType),
+        "status": get_args(ConditionStatus),
         **_watched("operator_watched_objects", resources.POOLS, resources.PODS, resources.CONFIG_MAPS),
     }
 
@@ -131,7 +137,7 @@ def _watched(stem: str, *kinds: resources.Resource) -> dict[str, tuple[str, ...]
 _OF_WATCHES = ("watch_restarts", "untaken_objects")
 
 
-def _query_name(name: str, kind: str) -> str:
+def _query_name(name: str, kind: str | None) -> str:
     return f"{name}_total" if kind == "counter" else name
 
 

@@ -17,6 +17,22 @@ LABELLED_PODS = Gauge(
     ["injected"],
     registry=REGISTRY,
 )
+OUTDATED_PODS = Gauge(
+    "spillway_operator_outdated_pods",
+    "Of the injected ones, the pods of another revision than a new pod of their pool would get.",
+    registry=REGISTRY,
+)
+POOL_CONDITIONS = Gauge(
+    "spillway_operator_pool_conditions",
+    "Pools by the type of a condition and its status.",
+    ["type", "status"],
+    registry=REGISTRY,
+)
+OPEN_BREAKERS = Gauge(
+    "spillway_operator_open_injection_breakers",
+    "Pools whose injection breaker is open or tries a pod, so that their new pods start without a sidecar.",
+    registry=REGISTRY,
+)
 QUEUE_DEPTH = Gauge("spillway_operator_queue_depth", "Keys waiting for a worker.", registry=REGISTRY)
 RECONCILES = Counter(
     "spillway_operator_reconciles", "Reconciles by result (done, retried).", ["result"], registry=REGISTRY

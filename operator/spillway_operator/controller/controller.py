@@ -7,7 +7,6 @@ whatever happened to it: what nobody tells of is found then.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 import structlog
@@ -15,6 +14,7 @@ import structlog
 from spillway_operator.api import claim_user
 from spillway_operator.api.names import POOL_LABEL
 from spillway_operator.controller.breaker_events import BreakerReporter
+from spillway_operator.controller.census import serve_census
 from spillway_operator.controller.certificates import ensure_webhook_trust
 from spillway_operator.controller.deletion import PoolDeletion
 from spillway_operator.controller.disk import DiskCleaner
@@ -33,7 +33,7 @@ from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.kube.reflector import Event, Reflector
 from spillway_operator.kube.resources import CONFIG_MAPS, PODS, POOLS
-from spillway_operator.metrics import LABELLED_PODS, LOOP_STALL_SECONDS, WATCHES
+from spillway_operator.metrics import LOOP_STALL_SECONDS, WATCHES
 from spillway_operator.stalls import watch_stalls
 
 RESYNC_EVERY_SECONDS = 600.0
@@ -94,9 +94,7 @@ class Controller:
 
     async def run(self, reader: ApiReader) -> None:
         """Work until cancelled; any part that ends takes the others with it."""
-        for injected in (True, False):
-            count = partial(self._observed.count_live_pods, injected=injected)
-            LABELLED_PODS.labels(str(injected).lower()).set_function(count)
+        serve_census(self._observed)
         async with asyncio.TaskGroup() as group:
             group.create_task(watch_stalls(LOOP_STALL_SECONDS.observe))
             for watch in self._watches:

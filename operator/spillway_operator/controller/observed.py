@@ -7,7 +7,7 @@ Nothing here does I/O; the reconcile reads it as its observation.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -230,10 +230,9 @@ class Observed:
         """Every injected pod that runs and has an address."""
         return [p for pods in self._pods.values() for p in pods.values() if p.injected and p.live and p.ip]
 
-    def count_live_pods(self, *, injected: bool) -> int:
-        """Pods that are neither finished nor leaving, with or without a sidecar; those that asked for none are not counted."""
-        pods = (pod for known in self._pods.values() for pod in known.values())
-        return sum(pod.live and not pod.excluded and pod.injected == injected for pod in pods)
+    def live_pods(self) -> Iterator[PodView]:
+        """Every pod that is neither finished nor leaving, in no order."""
+        return (pod for pods in self._pods.values() for pod in pods.values() if pod.live)
 
     def config_map(self, namespace: str, name: str) -> dict[str, Any] | None:
         """A ConfigMap that carries a pool's label, as last seen."""

@@ -67,7 +67,7 @@ def keep_moving(stop: threading.Event, sidecar: ServedSidecar) -> None:
 def prometheus(sidecar: ServedSidecar, registries: dict[str, CollectorRegistry]) -> Iterator[PrometheusServer]:
     """After some seconds of work. No operator leads, so that an alert is pending; one was before and set what a leader sets."""
     operator_metrics.CERTIFICATE_EXPIRY.set(time.time() + 60 * 86400)
-    operator_metrics.LABELLED_PODS.labels("true").set(3)
+    operator_metrics.LABELLED_PODS.labels("true").set_function(lambda: 3)
     control = {"namespace": "spillway-system"}
     servers = {process: start_http_server(0, "127.0.0.1", registry) for process, registry in registries.items()}
     targets = [Target("sidecar", sidecar.port, {"namespace": "team", "pool": "chat", "pod": "chat-0"})]
@@ -75,9 +75,9 @@ def prometheus(sidecar: ServedSidecar, registries: dict[str, CollectorRegistry])
         targets.append(Target(process, server.server_port, {**control, "pod": f"spillway-{process}-0"}))
     stop = threading.Event()
     worker = threading.Thread(target=keep_moving, args=(stop, sidecar))
-    worker.start()
     with tempfile.TemporaryDirectory() as folder:
         running = PrometheusServer(Path(folder), targets)
+        worker.start()
         try:
             running.wait_for_scrapes(len(targets))
             yield running

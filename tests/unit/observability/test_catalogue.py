@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from spillway_operator.controller.observed import Observed
 
 from tests.unit.observability.prometheus_tools import promtool
 from tests.unit.observability.sidecar import ServedSidecar
@@ -75,12 +74,3 @@ def test_names_carry_their_unit_last() -> None:
         assert not re.search("_(ms|milliseconds|minutes|mib|gib|percent|kb)$", stem), entry.name
         for unit in ("bytes", "seconds"):
             assert unit not in stem or stem.endswith(unit), entry.name
-
-
-def test_pods_are_counted_by_whether_they_have_a_sidecar() -> None:
-    observed = Observed()
-    label = {"spillway.dev/pool": "chat"}
-    for name, extra in (("plain", {}), ("excluded", {"spillway.dev/inject": "false"})):
-        metadata = {"name": name, "namespace": "team", "uid": name, "labels": {**label, **extra}}
-        observed.put_pod({"metadata": metadata, "spec": {"containers": []}, "status": {"phase": "Running"}})
-    assert [observed.count_live_pods(injected=injected) for injected in (True, False)] == [0, 1]
