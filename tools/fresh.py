@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 # A script's own folder is on the path, the project's is not.
 import dashboards  # noqa: E402
-from tools import metrics_page  # noqa: E402
+from tools import metrics_page, runbook_index  # noqa: E402
 
 CARGO = ROOT / "sidecar" / "core" / "Cargo.toml"
 CHART = ROOT / "charts" / "spillway" / "Chart.yaml"
@@ -42,6 +42,7 @@ def generated() -> dict[Path, str]:
         ROOT / "charts" / "spillway" / "crds" / "kvcachepools.spillway.dev.yaml": definition,
         CHART: chart_yaml(),
         ROOT / "docs" / "metrics.md": metrics_page.render(),
+        runbook_index.PAGE: runbook_index.render(),
         **{BOARDS / f"{board.name}.json": dashboards.render(board) for board in dashboards.BOARDS},
     }
 

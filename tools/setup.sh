@@ -19,7 +19,7 @@ fingerprint() { cat tools/setup.sh uv.lock pyproject.toml sidecar/pyproject.toml
   find sidecar/core -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -type f -print0 | sort -z | xargs -0 cat; }
 mkdir -p build
 current=$(fingerprint | sha256sum)
-prometheus_found() { command -v prometheus promtool >/dev/null || [ -x "$CACHE/prometheus/usr/bin/promtool" ]; }
+prometheus_found() { { command -v prometheus && command -v promtool; } >/dev/null || [ -x "$CACHE/prometheus/usr/bin/promtool" ]; }
 if [ -x .venv/bin/python ] && prometheus_found && [ "$(cat $STAMP 2>/dev/null)" = "$current" ] && .venv/bin/python -c 'import spillway._core' 2>/dev/null; then exit 0; fi
 
 missing=()

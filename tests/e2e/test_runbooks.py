@@ -17,7 +17,7 @@ from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
 
 pytestmark = pytest.mark.cluster
 
-PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "runbooks").glob("*.md"))
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "runbooks").glob("Spillway*.md"))
 # The tests' cluster has neither a metrics-server nor the Prometheus Operator.
 NOT_SERVED_HERE = re.compile(r"\btop pods?\b|\bpodmonitors\b")
 # Whose labels `namespace` and `pod` are the operator's.
