@@ -13,13 +13,13 @@ POOLS = Gauge("spillway_operator_pools", "Pools that the controller knows.", reg
 PODS = Gauge("spillway_operator_pods", "Pods with the pool label that the controller knows.", registry=REGISTRY)
 LABELLED_PODS = Gauge(
     "spillway_operator_labelled_pods",
-    "Of those, the pods that are neither finished nor leaving, by whether they have a sidecar.",
+    "Labelled pods that are neither finished nor leaving, by whether they have a sidecar.",
     ["injected"],
     registry=REGISTRY,
 )
 OUTDATED_PODS = Gauge(
     "spillway_operator_outdated_pods",
-    "Of the injected ones, the pods of another revision than a new pod of their pool would get.",
+    "Injected pods of another revision than a new pod of their pool would get.",
     registry=REGISTRY,
 )
 POOL_CONDITIONS = Gauge(

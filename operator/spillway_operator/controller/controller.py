@@ -33,7 +33,7 @@ from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.kube.reflector import Event, Reflector
 from spillway_operator.kube.resources import CONFIG_MAPS, PODS, POOLS
-from spillway_operator.metrics import LOOP_STALL_SECONDS, WATCHES
+from spillway_operator.metrics import LOOP_STALL_SECONDS, WATCHES, WEBHOOK_PROBLEMS
 from spillway_operator.stalls import watch_stalls
 
 RESYNC_EVERY_SECONDS = 600.0
@@ -95,6 +95,7 @@ class Controller:
     async def run(self, reader: ApiReader) -> None:
         """Work until cancelled; any part that ends takes the others with it."""
         serve_census(self._observed)
+        WEBHOOK_PROBLEMS.set_function(self._webhook.count_problems)
         async with asyncio.TaskGroup() as group:
             group.create_task(watch_stalls(LOOP_STALL_SECONDS.observe))
             for watch in self._watches:

@@ -18,7 +18,6 @@ from spillway_operator.controller.inject_tokens import called_word
 from spillway_operator.kube.client import ApiServer, DryRun
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.resources import ENDPOINT_SLICES, PODS, WEBHOOK_CONFIGURATIONS, Manifest
-from spillway_operator.metrics import WEBHOOK_PROBLEMS
 from spillway_operator.resources.probe_pod import build_probe_pod
 
 LOOK_EVERY_SECONDS = 10.0
@@ -47,7 +46,6 @@ class WebhookHealth:
         """Look until cancelled; call `on_change` whenever the answer changed."""
         while True:
             await self.look()
-            WEBHOOK_PROBLEMS.set(1 if self.problem else sum(bool(answer) for answer in self._answers.values()))
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def look(self) -> None:
@@ -73,6 +71,10 @@ class WebhookHealth:
         if not self.problem and namespace not in self._answers:
             await self._probe(namespace)
         return self.problem or self._answers.get(namespace, "")
+
+    def count_problems(self) -> int:
+        """Namespaces of pools in which the webhook is not called, 1 where it serves none. By the last answers."""
+        return 1 if self.problem else sum(bool(answer) for answer in self._answers.values())
 
     async def _probe_next(self) -> None:
         wanted = set(self.find_namespaces())

@@ -104,6 +104,19 @@ async def test_namespace_that_is_left_out_is_no_matter_of_the_others() -> None:
     assert await watched.problem("team-a") == ""
 
 
+async def test_problems_are_counted_by_namespace_or_as_one_for_all() -> None:
+    watched = Watched("left-out", "team-a")
+    watched.api.brings["left-out"] = NOT_CALLED
+    for namespace in watched.namespaces:
+        await watched.problem(namespace)
+    assert watched.health.count_problems() == 1
+    watched.api.brings["left-out"] = annotated({names.PROBED_ANNOTATION: "true"})
+    await watched.health.look()
+    assert watched.health.count_problems() == 0
+    watched.health.problem = "no ready replica"
+    assert watched.health.count_problems() == 1
+
+
 async def test_answer_is_asked_for_once_and_then_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook_health, "PROBES_PER_LOOK", 1)
     watched = Watched("a", "b")
