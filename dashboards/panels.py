@@ -6,15 +6,17 @@ Whatever is the same on all panels is decided here: the data source is a variabl
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import prometheus, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models import prometheus as models
 
 Kind = Literal["timeseries", "stacked", "stat", "states", "alerts"]
 AnyPanel = timeseries.Panel | stat.Panel | statetimeline.Panel | table.Panel
@@ -97,10 +99,10 @@ def _boards_link() -> builders.DashboardLink:
     return link.keep_time(True).include_vars(True)
 
 
-def _variables(board: Board) -> list[builders.DatasourceVariable | builders.QueryVariable]:
+def _variables(board: Board) -> list[Builder[dashboard.VariableModel]]:
     source = builders.DatasourceVariable("datasource").label("Data source").type("prometheus")
     served_by = "spillway_engines" if board.by_pool else "spillway_operator_leader"
-    chosen: list[builders.DatasourceVariable | builders.QueryVariable] = [source, _variable("cluster", served_by, "")]
+    chosen: list[Builder[dashboard.VariableModel]] = [source, _variable("cluster", served_by, "")]
     if board.by_pool:
         chosen.append(_variable("namespace", served_by, 'cluster=~"$cluster"'))
         chosen.append(_variable("pool", served_by, 'cluster=~"$cluster",namespace=~"$namespace"'))
@@ -132,7 +134,7 @@ def _build(panel: Panel) -> AnyPanel:
         if panel.kind in ("stat", "alerts"):
             query.instant()
         if panel.kind == "alerts":
-            query.format("table")  # type: ignore[arg-type]  # the SDK's enum of formats is written the same
+            query.format(models.PromQueryFormat.TABLE)
         built.with_target(query)
     if panel.alert:
         built.links([builders.DashboardLink("Runbook").url(f"{RUNBOOKS}/{panel.alert}.md").target_blank(True)])
@@ -193,4 +195,10 @@ def _alerts(_panel: Panel) -> table.Panel:
     return built.override_by_name("alertname", [dashboard.DynamicConfigValue(id_val="links", value=[link])])
 
 
-_KINDS: Final = {"timeseries": _timeseries, "stacked": _timeseries, "stat": _stat, "states": _states, "alerts": _alerts}
+_KINDS: Final[Mapping[Kind, Callable[[Panel], AnyPanel]]] = {
+    "timeseries": _timeseries,
+    "stacked": _timeseries,
+    "stat": _stat,
+    "states": _states,
+    "alerts": _alerts,
+}
