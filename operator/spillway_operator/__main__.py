@@ -46,7 +46,7 @@ async def run(settings: OperatorSettings) -> int:
     finally:
         await lease.release()
         await server.cleanup()
-        lease_api.close()
+        await lease_api.close()
 
 
 async def _work(settings: OperatorSettings, lease: Lease, stop: asyncio.Event) -> int:
@@ -65,8 +65,10 @@ async def _work(settings: OperatorSettings, lease: Lease, stop: asyncio.Event) -
         log.error("a part of the operator ended by itself", parts=[task.get_name() for task in parts if task.done()])
         return 1
     finally:
+        # Renewed no more, but ours for 7 s yet, within which the last write has ended: a standby that got the Lease before could
+        # be overtaken by it.
         holding.cancel()
-        api.close()
+        lease.releasable = await api.close()
 
 
 async def _run_kopf(stop: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ async def run(settings: UninstallSettings) -> list[str]:
     try:
         return await Uninstallation(api, settings.namespace, settings.finish_seconds).run()
     finally:
-        api.close()
+        await api.close()
 
 
 def main() -> int:

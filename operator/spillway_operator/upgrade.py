@@ -20,7 +20,7 @@ async def run() -> str:
     try:
         return await upgrade_crd(api)
     finally:
-        api.close()
+        await api.close()
 
 
 def main() -> int:

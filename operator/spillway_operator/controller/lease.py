@@ -41,6 +41,8 @@ class Lease:
     identity: str
     clock: Callable[[], float] = time.monotonic
     renewed_at: float = 0.0
+    # False while a write of ours may be in flight: the Lease then ends by itself.
+    releasable: bool = True
     _seen: tuple[str, str] = ("", "")
     _seen_at: float = field(default=0.0)
 
@@ -61,6 +63,9 @@ class Lease:
 
     async def release(self) -> None:
         """Give the Lease up, so that a standby need not wait 10 s."""
+        if not self.releasable:
+            log.warning("a request has not ended, so the lease is left to end by itself")
+            return
         try:
             observed = await self.api.get(LEASES, self.name, self.namespace)
             if observed is not None and observed["spec"].get("holderIdentity") == self.identity:

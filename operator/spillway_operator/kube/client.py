@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -74,6 +74,8 @@ class ApiServer:
         configuration.connection_pool_maxsize = workers
         self._client = ApiClient(configuration)
         self._executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="api")
+        # A task that is cancelled leaves its request running in its thread: whoever must know of the end asks here.
+        self._in_flight: set[Future[Manifest]] = set()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest | None:
         """Read one object; None where it does not exist."""
@@ -164,10 +166,16 @@ class ApiServer:
         except NotFound:
             return
 
-    def close(self) -> None:
-        """Let running requests end (3 s at most) and drop the connections."""
+    async def close(self) -> bool:
+        """Wait for the requests in flight, which end in 3 s, then drop the connections; returns whether all of them have ended.
+
+        Dry runs are not waited for: they write nothing.
+        """
         self._executor.shutdown(wait=False, cancel_futures=True)
+        running = list(self._in_flight)
+        left = (await asyncio.to_thread(wait, running, REQUEST_TIMEOUT_SECONDS + 0.5)).not_done if running else set()
         self._client.close()  # type: ignore[no-untyped-call]
+        return not left
 
     async def _request(
         self,
@@ -178,8 +186,10 @@ class ApiServer:
         body: Manifest | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
-        call = partial(self._request_blocking, method, path, query, body, content_type)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        call = self._executor.submit(self._request_blocking, method, path, query, body, content_type)
+        self._in_flight.add(call)
+        call.add_done_callback(self._in_flight.discard)
+        return await asyncio.wrap_future(call)
 
     def _request_blocking(
         self, method: str, path: str, query: Mapping[str, str] | None, body: Manifest | None, content_type: str

@@ -36,7 +36,7 @@ async def read_list(request: pytest.FixtureRequest, api: ScriptedApi) -> AsyncIt
         configuration.host = reader._access.url.rstrip("/")
         server = ApiServer(configuration)
         yield lambda: server.list(PODS)
-        server.close()
+        await server.close()
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b"\xff"])
