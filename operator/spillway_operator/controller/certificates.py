@@ -2,7 +2,8 @@
 
 The CA (one year) and the leaf (90 days) are renewed when a third of their life is left. A new CA is first added to the
 caBundle beside the old one and signs leaves only from the next round on, so that at no moment a webhook replica serves
-a certificate that the API server does not trust. The private CA key never leaves its own Secret. The tokens of the webhook's
+a certificate that the API server does not trust. Where a CA was lost, what the caBundle held of it stays for that time too: replicas
+serve its leaf until the kubelet has brought them the new one. The private CA key never leaves its own Secret. The tokens of the webhook's
 path (inject_tokens.py) stand beside the leaf and are renewed with it.
 """
 
@@ -37,6 +38,8 @@ CA_LIFE = timedelta(days=365)
 LEAF_LIFE = timedelta(days=90)
 # How long a new CA stands in the caBundle before it signs: longer than any cache between us and the API server.
 CA_OVERLAP = timedelta(hours=1)
+# Of CAs without a key: what is lost twice within an hour needs no more.
+MAX_OTHERS = 2
 
 log = structlog.get_logger()
 
@@ -137,27 +140,54 @@ async def ensure_webhook_trust(
     observed = await api.get(WEBHOOK_CONFIGURATIONS, configuration)
     if observed is None:
         log.warning("webhook configuration is missing, pods start without a sidecar", name=configuration)
-    stored = _parse_authority(await api.get(SECRETS, CA_SECRET, namespace))
-    authority = renew_authority(stored, now)
-    if authority is not stored:
+    ca_secret = await api.get(SECRETS, CA_SECRET, namespace)
+    authority = renew_authority(_parse_authority(ca_secret), now)
+    if _decode(ca_secret) != _render_authority(authority):
         await api.apply(_build_ca_secret(authority, namespace), SECRETS, FieldManager.CERTIFICATES)
-        log.info("webhook CA made", namespace=namespace)
+        log.info("webhook CA written", namespace=namespace)
+    secret = await api.get(SECRETS, SERVING_SECRET, namespace)
     if observed is not None:  # before the leaf: trust first, then serve
-        await _ensure_bundle(api, observed, authority)
-    tokens = await _ensure_serving_secret(api, namespace, authority, dns_names, _called_word(observed), now)
+        is_settled = _is_settled(_parse_leaf(secret), authority.signer(now), dns_names, now)
+        await _ensure_bundle(api, observed, authority, () if is_settled else _find_others(observed, authority, now))
+    tokens = await _ensure_serving_secret(api, secret, namespace, authority, dns_names, _called_word(observed), now)
     if observed is not None:  # after the Secret: admit first, then call
         await _ensure_path(api, observed, token_to_call(tokens, now))
 
 
+def _is_settled(leaf: Pair | None, signer: Pair, dns_names: tuple[str, ...], now: datetime) -> bool:
+    """Whether every replica serves `leaf` by now, so that no other's CA is needed."""
+    if leaf is None or not leaf_serves(leaf, signer, dns_names, now):
+        return False
+    return now - leaf.parsed.not_valid_before_utc >= CA_OVERLAP
+
+
+def _find_others(observed: Manifest, authority: Authority, now: datetime) -> tuple[bytes, ...]:
+    """CAs that the API server trusts and of which we have no key any more, each as PEM, the last of them."""
+    known = {pair.parsed for pair in authority.pairs}
+    found: dict[bytes, None] = {}
+    for webhook in observed.get("webhooks") or []:
+        for certificate in _parse_bundle((webhook.get("clientConfig") or {}).get("caBundle")):
+            if certificate not in known and certificate.not_valid_after_utc > now:
+                found[certificate.public_bytes(serialization.Encoding.PEM)] = None
+    return tuple(found)[-MAX_OTHERS:]
+
+
+def _parse_bundle(encoded: str | None) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(base64.b64decode(encoded or ""))
+    except ValueError:
+        return []  # none, or damaged
+
+
 async def _ensure_serving_secret(
     api: ApiServer,
+    secret: Manifest | None,
     namespace: str,
     authority: Authority,
     dns_names: tuple[str, ...],
     called: str | None,
     now: datetime,
 ) -> tuple[InjectToken, ...]:
-    secret = await api.get(SECRETS, SERVING_SECRET, namespace)
     stored, leaf = parse_tokens(_decode(secret)), _parse_leaf(secret)
     signer = authority.signer(now)
     serves = leaf_serves(leaf, signer, dns_names, now)
@@ -179,8 +209,8 @@ def _called_word(observed: Manifest | None) -> str | None:
     return words.pop() if len(words) == 1 else None
 
 
-async def _ensure_bundle(api: ApiServer, observed: Manifest, authority: Authority) -> None:
-    wanted = base64.b64encode(authority.bundle).decode()
+async def _ensure_bundle(api: ApiServer, observed: Manifest, authority: Authority, others: tuple[bytes, ...]) -> None:
+    wanted = base64.b64encode(b"".join(others) + authority.bundle).decode()
     if all((w.get("clientConfig") or {}).get("caBundle") == wanted for w in observed.get("webhooks") or []):
         return
     patch = _build_patch(observed, {"caBundle": wanted})
@@ -270,11 +300,15 @@ def _decode(secret: Manifest | None) -> dict[str, bytes]:
     return {name: base64.b64decode(value or "") for name, value in data.items()}
 
 
-def _build_ca_secret(authority: Authority, namespace: str) -> Manifest:
+def _render_authority(authority: Authority) -> dict[str, bytes]:
     data: dict[str, bytes] = {}
     for index, pair in enumerate(authority.pairs):
         data[f"ca-{index}.crt"], data[f"ca-{index}.key"] = pair.certificate, pair.key
-    return _secret(CA_SECRET, "Opaque", namespace, data)
+    return data
+
+
+def _build_ca_secret(authority: Authority, namespace: str) -> Manifest:
+    return _secret(CA_SECRET, "Opaque", namespace, _render_authority(authority))
 
 
 def _build_serving_secret(
