@@ -72,7 +72,12 @@ async def measure(rounds: int) -> Table:
 
             async def ask(injected: Pod = injected, plain: Pod = plain) -> None:
                 budget_seconds = BUDGET_SHARE * WEBHOOK_SECONDS
-                assert await find_refusal(api, NAMESPACE, injected, plain, budget_seconds=budget_seconds) is None
+                assert (
+                    await find_refusal(
+                        api, asyncio.Semaphore(), NAMESPACE, injected, plain, budget_seconds=budget_seconds
+                    )
+                    is None
+                )
 
             size = len(str(injected)) // 1024
             table.add_row(*row(f"an injected pod of {size} KiB and its claim, dry run", await timed(rounds, ask)))

@@ -93,19 +93,7 @@ CERTIFICATE_EXPIRY = Gauge(
     "When the webhook's serving certificate ends.",
     registry=REGISTRY,
 )
-WATCHED_OBJECTS = Gauge(
-    "spillway_operator_watched_objects", "Objects that are followed, by kind.", ["kind"], registry=REGISTRY
-)
-WATCH_RESTARTS = Counter(
-    "spillway_operator_watch_restarts", "Watches that broke and were begun anew, by kind.", ["kind"], registry=REGISTRY
-)
-UNTAKEN_OBJECTS = Counter(
-    "spillway_operator_untaken_objects",
-    "Objects that were sent and could not be understood, by kind.",
-    ["kind"],
-    registry=REGISTRY,
-)
-WATCHES = WatchMetrics(WATCHED_OBJECTS, WATCH_RESTARTS, UNTAKEN_OBJECTS)
+WATCHES = WatchMetrics.declare("spillway_operator", "watched_objects", REGISTRY)
 
 # Each value is there from the start: a series that begins at 1 shows no increase to an alert.
 for counter, values in {

@@ -9,14 +9,12 @@ from collections.abc import Callable
 LOOK_EVERY_SECONDS = 0.05
 # Below lies what a timer is late by on a busy machine.
 LEAST_STALL_SECONDS = 0.05
-
-
 # Of containers that are there: a page of pods holds some 30,000, and by Python's own 700 each page would cause a round over everything.
 YOUNG_OBJECTS = 50_000
 
 
 def spare_what_stays() -> None:
-    """Keep the garbage collector from going over what stays: modules, which are there now, and pods, which a list brings.
+    """Keep the garbage collector from going over what stays: modules, which are there now, and objects, which a list brings.
 
     Such a round takes 80 ms over modules alone and grows with the pods. Rounds over what is young go on, and cycles end there.
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import structlog
-from prometheus_client import Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from spillway_operator.kube.errors import ApiError, Expired
 from spillway_operator.kube.reader import ApiReader, EventType, is_object
@@ -44,6 +44,26 @@ class WatchMetrics:
     objects: Gauge
     restarts: Counter
     untaken: Counter
+
+    @classmethod
+    def declare(cls, prefix: str, objects: str, registry: CollectorRegistry) -> WatchMetrics:
+        """Declare the three under `<prefix>_`, the first as `<prefix>_<objects>`."""
+
+        def name(what: str) -> str:
+            return f"{prefix}_{what}"
+
+        return cls(
+            Gauge(name(objects), "Objects that are followed, by kind.", ["kind"], registry=registry),
+            Counter(
+                name("watch_restarts"), "Watches that broke and were begun anew, by kind.", ["kind"], registry=registry
+            ),
+            Counter(
+                name("untaken_objects"),
+                "Objects that were sent and could not be understood, by kind.",
+                ["kind"],
+                registry=registry,
+            ),
+        )
 
 
 def object_key(manifest: Manifest) -> Key:

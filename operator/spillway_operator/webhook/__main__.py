@@ -7,6 +7,7 @@ import signal
 
 from spillway_operator.kube.access import find_access
 from spillway_operator.logs import configure_logging
+from spillway_operator.stalls import spare_what_stays
 from spillway_operator.webhook.server import serve
 from spillway_operator.webhook.settings import WebhookSettings
 
@@ -24,4 +25,5 @@ async def run() -> None:
 
 
 if __name__ == "__main__":
+    spare_what_stays()
     asyncio.run(run())

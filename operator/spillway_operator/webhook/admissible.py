@@ -21,6 +21,9 @@ from spillway_operator.webhook.metrics import DRY_RUN_SECONDS, DRY_RUNS
 
 # All dry runs of a review together, of the time that the API server waits for the webhook; reads may have taken another three fifths.
 BUDGET_SHARE = 0.3
+# Reviews that may ask at one time, each with two questions at most. A rollout creates hundreds of pods in a second: a slow API server
+# is not asked about all of them at once, and of the connections (64) enough are left for reads and watches.
+ASKING_REVIEWS = 16
 # The API server cuts what it is asked to generate a name from.
 _LONGEST_PREFIX = 58
 # What a stored object has and a new one must not, or need not.
@@ -28,19 +31,21 @@ _STORED = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "self
 
 
 async def find_refusal(
-    api: ApiReader, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
+    api: ApiReader, asking: asyncio.Semaphore, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
 ) -> str | None:
     """The API server's own words where it refuses `injected`, or a claim that it brings, and not `plain`; else None.
 
-    None also where it cannot be told within the budget: an API server that has no time to answer has no time for every pod
-    to be held up, and the static rules have been asked.
+    None also where it cannot be told within the budget, of which the wait for a turn of `asking` is a part: an API server that
+    has no time to answer has no time for every pod to be held up, and the static rules have been asked.
     """
     started = time.monotonic()
+    answer = "unasked"
     try:
-        async with asyncio.timeout(budget_seconds):
+        async with asyncio.timeout(budget_seconds), asking:
+            answer = "undecided"
             refusal = await _difference(api, namespace, injected, plain)
     except (ApiError, TimeoutError):
-        DRY_RUNS.labels("undecided").inc()
+        DRY_RUNS.labels(answer).inc()
         return None
     finally:
         DRY_RUN_SECONDS.observe(time.monotonic() - started)
@@ -48,10 +53,12 @@ async def find_refusal(
     return refusal
 
 
-async def is_admitted(api: ApiReader, namespace: str, injected: Pod, *, budget_seconds: float) -> bool:
+async def is_admitted(
+    api: ApiReader, asking: asyncio.Semaphore, namespace: str, injected: Pod, *, budget_seconds: float
+) -> bool:
     """Whether the API server takes `injected` and the claims that it brings. What it does not say in time is no."""
     try:
-        async with asyncio.timeout(budget_seconds):
+        async with asyncio.timeout(budget_seconds), asking:
             return not any(answer is not None for _, answer in await _ask(api, namespace, injected))
     except (ApiError, TimeoutError):
         return False

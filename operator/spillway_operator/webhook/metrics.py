@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from spillway_operator.api import SkipReason
 from spillway_operator.kube.reflector import WatchMetrics
@@ -39,7 +39,7 @@ LIVE_READS = Counter(
 )
 DRY_RUNS = Counter(
     "spillway_webhook_dry_runs",
-    "Injected pods that the API server was asked about, by its answer (admissible, refused, undecided).",
+    "Injected pods that the API server was asked about, by its answer (admissible, refused, undecided; unasked: no turn in time).",
     ["answer"],
     registry=REGISTRY,
 )
@@ -49,29 +49,14 @@ DRY_RUN_SECONDS = Histogram(
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5),
     registry=REGISTRY,
 )
-CACHED_OBJECTS = Gauge(
-    "spillway_webhook_cached_objects", "Objects in the watch caches, by kind.", ["kind"], registry=REGISTRY
-)
-WATCH_RESTARTS = Counter(
-    "spillway_webhook_watch_restarts",
-    "Watches that broke and were begun anew, by kind.",
-    ["kind"],
-    registry=REGISTRY,
-)
-UNTAKEN_OBJECTS = Counter(
-    "spillway_webhook_untaken_objects",
-    "Objects that were sent and could not be understood, by kind.",
-    ["kind"],
-    registry=REGISTRY,
-)
-WATCHES = WatchMetrics(CACHED_OBJECTS, WATCH_RESTARTS, UNTAKEN_OBJECTS)
+WATCHES = WatchMetrics.declare("spillway_webhook", "cached_objects", REGISTRY)
 
 # Each value is there from the start: a series that begins at 1 shows no increase to an alert.
 for counter, values in {
     REVIEWS: ("injected", "unchanged", "skipped", "probed"),
     SKIPS: tuple(SkipReason),
     ERRORS: ("unreadable-review", "api-server", "unexpected"),
-    DRY_RUNS: ("admissible", "refused", "undecided"),
+    DRY_RUNS: ("admissible", "refused", "undecided", "unasked"),
 }.items():
     for value in values:
         counter.labels(str(value))

@@ -88,7 +88,7 @@ def counted(answer: str) -> float:
 
 
 async def ask(api: ApiReader, volume: dict[str, Any] | None = None, budget_seconds: float = 10.0) -> str | None:
-    return await find_refusal(api, NAMESPACE, *injected_pod(volume), budget_seconds=budget_seconds)
+    return await find_refusal(api, asyncio.Semaphore(), NAMESPACE, *injected_pod(volume), budget_seconds=budget_seconds)
 
 
 async def test_admissible_pod_costs_one_question(api: ApiReader, verdicts: Verdicts) -> None:
