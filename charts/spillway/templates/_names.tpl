@@ -2,7 +2,7 @@
 
 {{- define "spillway.labels" -}}
 app.kubernetes.io/name: spillway
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: spillway
@@ -10,7 +10,7 @@ app.kubernetes.io/part-of: spillway
 
 {{- define "spillway.selector" -}}
 app.kubernetes.io/name: spillway
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 

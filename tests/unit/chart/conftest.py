@@ -26,9 +26,11 @@ def render(chart: Path) -> Render:
     """`helm template` with `--set` values; raises CalledProcessError, whose stderr says what helm refused."""
     helm = binaries.tool(Settings.from_environment(), binaries.HELM)
 
-    def run(*values: str, kube_version: str = "1.34.2") -> str:
+    def run(
+        *values: str, kube_version: str = "1.34.2", release: str = "spillway", namespace: str = "spillway-system"
+    ) -> str:
         settings = [argument for value in values for argument in ("--set", value)]
-        argv = [str(helm), "template", "spillway", str(chart), "-n", "spillway-system", "--kube-version", kube_version]
+        argv = [str(helm), "template", release, str(chart), "-n", namespace, "--kube-version", kube_version]
         return subprocess.run([*argv, *settings], check=True, capture_output=True, text=True).stdout
 
     return run

@@ -233,12 +233,52 @@ def test_the_process_understands_every_variable_it_gets(
             "/var/lib/kubelet", "/var/lib/kubelet/pods", "/var/run/x", "/run/containerd", "/dev/shm", "/mnt/a'b",
         )),
         "webhook.timeoutSeconds=10", "logLevel=verbose", "webhok.replicas=3", "image.sidecar.pullPolicy=Sometimes",
+        *(f"image.control.repository={name}" for name in (
+            "registry.example/Spillway", "registry.example//spillway", "https://registry.example/spillway", "registry.example/spillway/",
+            "registry.example/spillway:v1", "registry.example/spillway@sha256:" + 64 * "0", "a b",
+        )),
+        "image.sidecar.tag=v1@sha256:abc", "image.sidecar.tag=v1:2", "image.sidecar.tag=@sha256:" + 64 * "0",
+        "image.allowedRepositories={r/x:v1}", 'image.allowedRepositories={r/x"y}', "image.allowedRepositories={r/x'}",
+        "hostPath.exemptNamespaces={Team_A}", "webhook.excludedNamespaces={a.b}", f"webhook.excludedNamespaces={{{64 * 'a'}}}",
+        "operator.replicas=0", "webhook.replicas=0", "operator.resources.limits.memory=512MB", "operator.resources.requests.cpu=-1",
+        "webhook.resources.requests.cpu=50 m", "webhook.nodeSelector.zone=true", "operator.nodeSelector.zone=a/b",
+        "operator.tolerations[0].effect=Never", "webhook.tolerations[0].operator=Equal",
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused(render: Callable[..., str], value: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         render(value)
     assert value.partition("=")[0].split(".")[0] in refused.value.stderr
+
+
+def test_values_that_make_sense_are_taken_as_they_are(render: Callable[..., str]) -> None:
+    """What YAML would read as a number stays a name."""
+    digest = "sha256:" + 64 * "a"
+    rendered = render(
+        "image.control.repository=registry.example:5000/team__a/spillway-control.x",
+        f"image.control.tag=v1@{digest}",
+        "image.allowedRepositories={localhost/x,r.example/a/b}",
+        "webhook.excludedNamespaces={1e3}",
+        "hostPath.exemptNamespaces={1e3}",
+        "webhook.resources.limits.memory=1.5Gi",
+        "webhook.resources.requests.cpu=1",
+        "operator.tolerations[0].operator=Exists",
+    )
+    found = [m for m in yaml.safe_load_all(rendered) if m]
+    (container,) = find(found, "Deployment", "spillway-operator")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example:5000/team__a/spillway-control.x:v1@{digest}"
+    (webhook,) = find(found, "MutatingWebhookConfiguration", settings.WEBHOOK_CONFIGURATION)["webhooks"]
+    assert "1e3" in webhook["namespaceSelector"]["matchExpressions"][0]["values"]
+
+
+def test_release_whose_names_look_like_numbers_is_installed(render: Callable[..., str]) -> None:
+    """`helm install 1 -n 2`: both are names, and the API server takes no number for one."""
+    found = [m for m in yaml.safe_load_all(render(release="1", namespace="2")) if m]
+    metadata = [m["metadata"] for m in found]
+    assert {m["namespace"] for m in metadata if "namespace" in m} == {"2"}
+    assert {m["labels"]["app.kubernetes.io/instance"] for m in metadata if "labels" in m} == {"1"}
+    subjects = [s for m in found for s in m.get("subjects", [])]
+    assert {s["namespace"] for s in subjects} == {"2"}
 
 
 def test_an_older_kubernetes_is_refused(render: Callable[..., str]) -> None:
