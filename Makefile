@@ -12,7 +12,7 @@ PY := $(RUN) python
 PARTS ?=
 PYTHON ?= python3
 
-.PHONY: help setup lint generate test test-unit test-rust test-engine test-gpu test-matrix test-soak judge-vllm test-fuzz test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-lowest test-rust test-engine test-gpu test-matrix test-soak judge-vllm test-fuzz test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -31,6 +31,9 @@ test: setup ## Everything, from unit tests to the end-to-end on a real Kubernete
 
 test-unit: setup ## Unit and contract tests in Python
 	@$(PY) tools/test_parts.py unit
+
+test-lowest: setup ## The quick unit tests on the oldest releases of every dependency that pyproject.toml allows
+	@bash tools/test_lowest.sh
 
 test-rust: setup ## Tests of the Rust core
 	@$(PY) tools/test_parts.py rust
