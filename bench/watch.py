@@ -170,7 +170,7 @@ async def _follow(port: int) -> int:
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
-    return len(controller._observed.injected_pods())
+    return len(controller._observed.injected_pods)
 
 
 async def _read_whole(port: int) -> int:
@@ -180,7 +180,7 @@ async def _read_whole(port: int) -> int:
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/api/v1/pods") as answer:
         for body in (await answer.json())["items"]:
             observed.put_pod(body)
-    return len(observed.injected_pods())
+    return len(observed.injected_pods)
 
 
 def _rss_mib() -> float:

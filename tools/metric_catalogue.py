@@ -6,6 +6,7 @@ Boards and alerts may query what stands here and `FOREIGN`, and nothing else: a 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from spillway_operator.api import SkipReason
 from spillway_operator.api.status import ConditionStatus, ConditionType
 from spillway_operator.controller.observed import UNKNOWN_SKIP
 from spillway_operator.kube import resources
+from spillway_operator.kube.reflector import WatchMetrics
 from spillway_operator.webhook import metrics as webhook_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,12 +95,18 @@ def _sidecar() -> list[Entry]:
 def _registered(process: str, module: ModuleType, values: dict[str, tuple[str, ...]]) -> list[Entry]:
     """The metrics of a module. prometheus_client tells the labels of a metric without children by no public name."""
     entries = []
-    for metric in vars(module).values():
+    declared = [one for value in vars(module).values() for one in _parts(value)]
+    for metric in declared:
         if isinstance(metric, MetricWrapperBase):
             labels = {label: values.get(f"{metric._name}.{label}") or values[label] for label in metric._labelnames}
             name = _query_name(metric._name, metric._type)
             entries.append(Entry(process, name, str(metric._type), metric._documentation, labels))
     return entries
+
+
+def _parts(value: object) -> Iterable[object]:
+    """What a name of a module stands for: itself, or the metrics of a set of them."""
+    return vars(value).values() if isinstance(value, WatchMetrics) else (value,)
 
 
 def _operator_values() -> dict[str, tuple[str, ...]]:

@@ -52,11 +52,12 @@ def _breaker_words(injection: InjectionStatus) -> str:
 def decide_storage_provisioned(facts: Facts) -> Verdict:
     if not facts.wants_nvme:
         return "True", Reason.DRAM_ONLY, "the pool asks for no NVMe tier"
-    failed = [
-        MemberState(pod, Severity.FAULT, condition.reason, condition.message)
+    said = [
+        (condition.is_fault, MemberState(pod, Severity.FAULT, condition.reason, condition.message))
         for pod, observation in facts.observations if observation is not None
         for condition in observation.report.conditions if condition.type == STORAGE_TOPIC
     ]  # fmt: skip
+    failed = [state for is_fault, state in said if is_fault]
     if failed:
         return "False", failed[0].reason, summarise(failed, len(facts.injected))
     reported = [pod for pod, observation in facts.observations if observation is not None]
@@ -64,6 +65,9 @@ def decide_storage_provisioned(facts: Facts) -> Verdict:
         return "Unknown", Reason.NO_PODS, "no pod has asked for its volume yet"
     if not reported:
         return "Unknown", Reason.SIDECARS_UNREACHABLE, "no sidecar has reported yet"
+    if said:
+        news = [state for _, state in said]
+        return "True", news[0].reason, summarise(news, len(facts.injected))
     return (
         "True",
         Reason.PROVISIONED,

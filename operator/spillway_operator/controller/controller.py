@@ -7,6 +7,8 @@ whatever happened to it: what nobody tells of is found then.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -39,6 +41,9 @@ from spillway_operator.stalls import watch_stalls
 RESYNC_EVERY_SECONDS = 600.0
 CERTIFICATES_EVERY_SECONDS = 60.0
 WORKERS = 16
+# What comes within so long is looked at once: a look costs milliseconds in a pool of 500 pods, of which 50 report in a second.
+PODS_TOGETHER_SECONDS = 0.5
+REPORTS_TOGETHER_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -46,7 +51,13 @@ log = structlog.get_logger()
 class Controller:
     """Wires the parts together. Lives in the one active process, after its Lease is won."""
 
-    def __init__(self, api: ApiServer, settings: OperatorSettings, signer: StatusSigner) -> None:
+    def __init__(
+        self,
+        api: ApiServer,
+        settings: OperatorSettings,
+        signer: StatusSigner,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._api = api
         self._settings = settings
         self._observed = Observed()
@@ -57,7 +68,9 @@ class Controller:
         )
         self._skips = SkipReporter(api)
         self._stuck = StuckPods(api)
-        members = MemberReader(signer, self._observed.injected_pods, self._add)
+        members = MemberReader(
+            signer, self._observed.injected_pods, lambda key: self._queue.add_after(key, REPORTS_TOGETHER_SECONDS)
+        )
         self._members = members
         self._webhook = WebhookHealth(
             api,
@@ -80,6 +93,7 @@ class Controller:
             StorageClasses(api),
             self._stuck,
             BreakerReporter(api),
+            clock,
         )
         self._queue: WorkQueue[PoolKey] = WorkQueue(self._reconciler.reconcile, workers=WORKERS, expected=(ApiError,))
 
@@ -141,7 +155,7 @@ class Controller:
         else:
             touched = self._observed.put_pod(event["object"])
         for key in touched:
-            self._add(key)
+            self._queue.add_after(key, PODS_TOGETHER_SECONDS)
 
     def _add(self, key: PoolKey) -> None:
         self._queue.add(key)

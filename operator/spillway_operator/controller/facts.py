@@ -86,9 +86,10 @@ def decide_member(pod: PodView, observation: Observation | None, revision: str, 
         return MemberState(pod, Severity.FAULT, pod.skipped or Reason.NOT_INJECTED, why)
     if pod.symptom is not None and pod.symptom.proven:
         return MemberState(pod, Severity.FAULT, pod.symptom.reason, pod.symptom.message)
-    if observation is not None and observation.report.conditions:
-        first = observation.report.conditions[0]
-        return MemberState(pod, Severity.FAULT, first.reason, first.message)
+    said = observation.report.conditions if observation is not None else ()
+    for condition in said:
+        if condition.is_fault:
+            return MemberState(pod, Severity.FAULT, condition.reason, condition.message)
     if _is_unreachable(pod, observation, now):
         return MemberState(pod, Severity.FAULT, Reason.SIDECAR_UNREACHABLE, "the sidecar has not answered for a minute")
     if _engine_never_attached(pod, observation, now):
@@ -98,6 +99,8 @@ def decide_member(pod: PodView, observation: Observation | None, revision: str, 
         return MemberState(pod, Severity.STARTING, Reason.NOT_READY)
     if revision and pod.revision != revision:
         return MemberState(pod, Severity.NOTE, Reason.OUTDATED)
+    if said:
+        return MemberState(pod, Severity.NOTE, said[0].reason, said[0].message)
     return MemberState(pod, Severity.FINE)
 
 
@@ -128,7 +131,8 @@ def _engine_never_attached(pod: PodView, observation: Observation | None, now: d
 
 
 def summarise(states: Sequence[MemberState], of: int) -> str:
-    """Say how many pods and, of the first, which and why: "1 of 3 pods: VolumeTooSmall (chat-7f: ...)"."""
+    """Say how many pods and, of the first, which, where and why: "1 of 3 pods: VolumeTooSmall (chat-7f on node-1: ...)"."""
     first = states[0]
-    detail = f"{first.pod.name}: {first.message}" if first.message else first.pod.name
+    where = f"{first.pod.name} on {first.pod.node}" if first.pod.node else first.pod.name
+    detail = f"{where}: {first.message}" if first.message else where
     return f"{len(states)} of {of} pods: {first.reason} ({detail})"[:2000]

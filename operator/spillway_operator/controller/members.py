@@ -7,8 +7,9 @@ within 1 s keeps its last report, whose `observed_at` grows old: absent is not z
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -40,8 +41,15 @@ class MemberCondition(_Report):
     """Something that a sidecar wants seen in the pool's condition of this `type`."""
 
     type: str = Field(max_length=100)
+    # An older sidecar tells of faults only, and says so by the condition's type.
+    status: str = Field(default="", max_length=100)
     reason: str = Field(max_length=100)
     message: str = Field(default="", max_length=2000)
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something is wrong now. A volume that is there may have news as well, as that it was made anew."""
+        return not (self.type == "StorageProvisioned" and self.status == "True")
 
 
 class TierReport(_Report):
@@ -84,14 +92,15 @@ class Observation:
 class MemberReader:
     """Reads the sidecars of all pools and remembers each pod's last report. Event loop only."""
 
-    def __init__(
-        self, signer: StatusSigner, pods: Callable[[], Iterable[PodView]], on_change: Callable[[PoolKey], None]
-    ) -> None:
+    def __init__(self, signer: StatusSigner, pods: Mapping[str, PodView], on_change: Callable[[PoolKey], None]) -> None:
+        """`pods` by uid is read anew each time: who is to be read now."""
         self._signer = signer
         self._pods = pods
         self._on_change = on_change
         self._last: dict[str, Observation] = {}
         self._due_at: dict[str, float] = {}
+        # (when, uid), the first to come first. An entry that differs from `_due_at` is of a pod that went.
+        self._order: list[tuple[float, str]] = []
         self._reading: dict[str, asyncio.Task[None]] = {}
 
     def observation(self, pod_uid: str) -> Observation | None:
@@ -112,26 +121,44 @@ class MemberReader:
                     task.cancel()
 
     def _start_due_reads(self, session: aiohttp.ClientSession) -> None:
-        pods = {pod.uid: pod for pod in self._pods()}
-        for uid in [uid for uid in self._due_at if uid not in pods]:
+        for uid in self._take_due(asyncio.get_running_loop().time()):
+            if uid not in self._reading:
+                task = asyncio.create_task(self._read(session, self._pods[uid]))
+                self._reading[uid] = task
+                task.add_done_callback(lambda _done, uid=uid: self._reading.pop(uid, None))  # type: ignore[misc]
+
+    def _take_due(self, now: float) -> list[str]:
+        """The uids of the pods whose turn it is, each of which is due again a period later."""
+        # Of 50,000 pods a few come and go between two looks: sets say which in a millisecond, and of the others only the due are touched.
+        for uid in self._due_at.keys() - self._pods.keys():
             self._due_at.pop(uid)
             self._last.pop(uid, None)
-        now = asyncio.get_running_loop().time()
-        period_seconds = max(READ_EVERY_SECONDS, len(pods) / MAX_READS_PER_SECOND)
-        for uid, pod in pods.items():
-            if uid in self._reading or self._due_at.get(uid, 0.0) > now:
-                continue
-            self._due_at[uid] = now + period_seconds * random.uniform(0.9, 1.1)
-            task = asyncio.create_task(self._read(session, pod))
-            self._reading[uid] = task
-            task.add_done_callback(lambda _done, uid=uid: self._reading.pop(uid, None))  # type: ignore[misc]
+        new = self._pods.keys() - self._due_at.keys()
+        # After a start all are new: asked at once, most would wait for a connection until their time is over.
+        for index, uid in enumerate(new):
+            self._schedule(uid, now + index // int(MAX_READS_PER_SECOND))
+        period_seconds = max(READ_EVERY_SECONDS, len(self._pods) / MAX_READS_PER_SECOND)
+        due = []
+        while self._order and self._order[0][0] <= now:
+            due_at, uid = heapq.heappop(self._order)
+            if self._due_at.get(uid) == due_at:
+                due.append(uid)
+                self._schedule(uid, now + period_seconds * random.uniform(0.9, 1.1))
+        return due
+
+    def _schedule(self, uid: str, due_at: float) -> None:
+        self._due_at[uid] = due_at
+        heapq.heappush(self._order, (due_at, uid))
 
     async def _read(self, session: aiohttp.ClientSession, pod: PodView) -> None:
         report = await read_member(session, pod, self._signer)
-        if report is None:
-            return
-        known = self._last.get(pod.uid)
-        self._last[pod.uid] = Observation(report, datetime.now(UTC))
+        if report is not None:
+            self.take(pod, Observation(report, datetime.now(UTC)))
+
+    def take(self, pod: PodView, observation: Observation) -> None:
+        """Keep what a pod's sidecar was seen to say."""
+        known, report = self._last.get(pod.uid), observation.report
+        self._last[pod.uid] = observation
         if known is None or known.report != report:
             self._on_change(pod.key)
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from spillway.config import HTTP_PORT
@@ -197,6 +198,7 @@ class Observed:
         self._pods: dict[PoolKey, dict[str, PodView]] = {}
         self._key_of_pod: dict[str, PoolKey] = {}
         self._uid_of_name: dict[tuple[str, str], str] = {}
+        self._reachable: dict[str, PodView] = {}
         self._injected_for: dict[tuple[str, str], dict[str, PodView]] = {}
         self._gone: dict[str, int] = {}
 
@@ -226,9 +228,10 @@ class Observed:
         """
         return sorted(self._injected_for.get((namespace, pool_uid), {}).values(), key=lambda pod: pod.name)
 
-    def injected_pods(self) -> list[PodView]:
-        """Every injected pod that runs and has an address."""
-        return [p for pods in self._pods.values() for p in pods.values() if p.injected and p.live and p.ip]
+    @property
+    def injected_pods(self) -> Mapping[str, PodView]:
+        """Every injected pod that runs and has an address, by uid; a view that is kept current."""
+        return MappingProxyType(self._reachable)
 
     def live_pods(self) -> Iterator[PodView]:
         """Every pod that is neither finished nor leaving, in no order."""
@@ -294,6 +297,8 @@ class Observed:
             return touched
         self._withdraw_injection(known.get(view.uid))
         known[view.uid] = view
+        if view.injected and view.live and view.ip:
+            self._reachable[view.uid] = view
         if view.pool_uid:
             self._injected_for.setdefault((view.namespace, view.pool_uid), {})[view.uid] = view
         self._key_of_pod[view.uid] = view.key
@@ -316,9 +321,12 @@ class Observed:
         return {key}
 
     def _withdraw_injection(self, pod: PodView | None) -> None:
-        place = ("", "") if pod is None else (pod.namespace, pod.pool_uid)
+        if pod is None:
+            return
+        self._reachable.pop(pod.uid, None)
+        place = (pod.namespace, pod.pool_uid)
         pods = self._injected_for.get(place)
-        if pod is None or pods is None:
+        if pods is None:
             return
         pods.pop(pod.uid, None)
         if not pods:

@@ -6,6 +6,7 @@ asked only for what no watch covers. Nothing is written that the observation alr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -39,9 +40,10 @@ from spillway_operator.controller.disk import (
 from spillway_operator.controller.facts import STALE_AFTER, Facts, decide_members, next_change_seconds
 from spillway_operator.controller.members import MemberReader
 from spillway_operator.controller.observed import Observed, PoolKey
+from spillway_operator.controller.pace import Burst
 from spillway_operator.controller.settings import OperatorSettings
 from spillway_operator.controller.skips import SkipReporter
-from spillway_operator.controller.status import build_status, build_status_manifest, decide_write
+from spillway_operator.controller.status import build_status, build_status_manifest, count_write, decide_write
 from spillway_operator.controller.storage_classes import StorageClasses
 from spillway_operator.controller.stuck_pods import StuckPods
 from spillway_operator.controller.webhook_health import WebhookHealth
@@ -80,7 +82,12 @@ class Reconciler:
     storage_classes: StorageClasses
     stuck: StuckPods
     breaker_events: BreakerReporter
-    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _bursts: dict[PoolKey, Burst] = field(default_factory=dict, init=False)
+    _began_at: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_began_at", self.clock())
 
     async def reconcile(self, key: PoolKey) -> float | None:
         """Bring the pool of `key` to what its spec says; returns the seconds after which to look again, if any.
@@ -104,6 +111,7 @@ class Reconciler:
         """The pool's own parts. What must not keep the status from being written goes into `failed`."""
         stored = self.observed.pool(key)
         if stored is None:
+            self._forget(key)
             return None
         metadata = Metadata.model_validate(stored["metadata"])
         pool, fault = _read_pool(stored)
@@ -116,7 +124,7 @@ class Reconciler:
         if pool is None:
             nodes = list(previous.disk.nodes) if previous.disk else []
             return await self._report(
-                metadata, self._facts(key, metadata, None, fault, webhook_problem), previous, nodes
+                key, metadata, self._facts(key, metadata, None, fault, webhook_problem), previous, nodes
             )
         nodes = decide_disk_nodes(pool, injected)
         try:
@@ -130,9 +138,11 @@ class Reconciler:
             config_map_problem = ""
         fault = find_fault(pool, self.settings.allowed) or self._user_fault(key)
         fault = fault or await self._storage_class_fault(pool, previous, failed)
-        injection = await self._injection(key, pool, fault, previous)
-        facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem, injection.status)
-        pauses = [await self._report(metadata, facts, previous, nodes), injection.again_seconds]
+        # No new pod gets a sidecar of a pool with a fault, so there is no revision that it would get.
+        revision = "" if fault is not None else pool_revision(pool, sidecar_image(pool, self.settings.allowed))
+        injection = await self._injection(key, revision, previous)
+        facts = self._facts(key, metadata, pool, fault, webhook_problem, config_map_problem, injection.status, revision)
+        pauses = [await self._report(key, metadata, facts, previous, nodes), injection.again_seconds]
         try:
             # After the report: who is made again must meet the open breaker.
             pauses.append(
@@ -148,13 +158,15 @@ class Reconciler:
             pauses.append(UNWATCHED_RETRY_SECONDS)
         return min((pause for pause in pauses if pause is not None), default=None)
 
-    async def _injection(
-        self, key: PoolKey, pool: KVCachePool, fault: Fault | None, previous: PoolStatus
-    ) -> _Injection:
-        now = datetime.now(UTC)
+    def _forget(self, key: PoolKey) -> None:
+        self._bursts.pop(key, None)
+        self.stuck.forget_pool(key)
+
+    async def _injection(self, key: PoolKey, revision: str, previous: PoolStatus) -> _Injection:
+        now = self.clock()
         pods = [pod for pod in self.observed.pods(key) if pod.live]
         failures, look_seconds = await self.stuck.find_failures(pods, now)
-        status = decide_injection(previous.injection, failures, pods, self._revision(pool, fault), now)
+        status = decide_injection(previous.injection, failures, pods, revision, now)
         pauses = [pause for pause in (look_seconds, next_try_seconds(status, now)) if pause is not None]
         return _Injection(status, tuple(failures), min(pauses, default=None))
 
@@ -167,6 +179,7 @@ class Reconciler:
         webhook_problem: str,
         config_map_problem: str = "",
         injection: InjectionStatus | None = None,
+        revision: str = "",
     ) -> Facts:
         pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
         return Facts(
@@ -177,24 +190,23 @@ class Reconciler:
             webhook_problem=webhook_problem,
             pods=pods,
             observations=tuple((pod, self.members.observation(pod.uid)) for pod in pods if pod.injected),
-            revision=self._revision(pool, fault),
+            revision=revision,
             wants_nvme=pool is not None and pool.spec.tiers.nvme is not None,
-            now=(now := datetime.now(UTC)),
-            just_begun=now - self.began_at < STALE_AFTER,
+            now=(now := self.clock()),
+            just_begun=now - self._began_at < STALE_AFTER,
         )
 
-    def _revision(self, pool: KVCachePool | None, fault: Fault | None) -> str:
-        if pool is None or fault is not None:
-            return ""  # no new pod would get a sidecar
-        return pool_revision(pool, sidecar_image(pool, self.settings.allowed))
-
-    async def _report(self, metadata: Metadata, facts: Facts, previous: PoolStatus, nodes: list[str]) -> float | None:
+    async def _report(
+        self, key: PoolKey, metadata: Metadata, facts: Facts, previous: PoolStatus, nodes: list[str]
+    ) -> float | None:
         members = decide_members(facts)
         status = build_status(facts, members, decide_conditions(facts, members), previous, nodes)
-        decision = decide_write(previous, status, facts)
+        burst = self._bursts.setdefault(key, Burst())
+        decision = decide_write(previous, status, facts, burst)
         if decision.status is not None:
             manifest = build_status_manifest(metadata, decision.status)
             answer = await self.api.apply(manifest, POOLS, FieldManager.STATUS, subresource="status")
+            count_write(previous, status, facts, burst)
             self.observed.put_pool(answer)
         pauses = [p for p in (decision.again_seconds, next_change_seconds(facts)) if p is not None]
         return min(pauses) if pauses else None

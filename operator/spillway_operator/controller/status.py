@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from spillway_operator.api import DiskStatus, Member, PodCounts, PoolStatus, Reason
+from spillway_operator.api import Condition, DiskStatus, Member, PodCounts, PoolStatus, Reason
 from spillway_operator.api.names import API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import MAX_MEMBERS, ConditionType
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
 from spillway_operator.controller.facts import Facts, MemberState
+from spillway_operator.controller.pace import Burst
 from spillway_operator.controller.tiers import build_hit, build_tiers, seconds_until_write
 from spillway_operator.kube.resources import Manifest
 
+# Whether new pods are injected: a rollout that waits for it must not wait for counts.
+ACTED_ON: Final[tuple[ConditionType, ...]] = ("ConfigValid", "InjectionReady")
 SAID_BY_SIDECARS: Final[tuple[ConditionType, ...]] = ("StorageProvisioned", "Degraded")
 
 
@@ -43,7 +46,7 @@ def build_status(
     if facts.unread:
         verdicts = {**verdicts, **_as_before(verdicts, previous)}
         tiers, hit = previous.tiers, previous.hit
-        if {member.pod for member in now_members} == {member.pod for member in previous.members}:
+        if _stand_as_before(facts, previous):
             now_members = previous.members
     return PoolStatus(
         observed_generation=facts.generation,
@@ -57,6 +60,12 @@ def build_status(
         sidecar_revision=facts.revision or None,
         injection=facts.injection,
     )
+
+
+def _stand_as_before(facts: Facts, previous: PoolStatus) -> bool:
+    """Whether the list of the worst members, of whose faults only sidecars know, can be the one from before."""
+    names = {pod.name for pod in facts.pods}
+    return previous.pods == count_pods(facts) and all(member.pod in names for member in previous.members)
 
 
 def _as_before(verdicts: dict[ConditionType, Verdict], previous: PoolStatus) -> dict[ConditionType, Verdict]:
@@ -80,14 +89,35 @@ def count_pods(facts: Facts) -> PodCounts:
     )
 
 
-def decide_write(previous: PoolStatus, current: PoolStatus, facts: Facts) -> StatusWrite:
-    """Fast facts at once, slow facts at the pace of tiers.py, nothing where nothing differs."""
-    if _fast(previous) != _fast(current):
+def decide_write(previous: PoolStatus, current: PoolStatus, facts: Facts, burst: Burst) -> StatusWrite:
+    """What others act on at once, other fast facts at the pace of pace.py, slow facts at that of tiers.py; nothing where nothing differs.
+
+    The webhook acts on the injection breaker, whoever waits for a rollout of a change on generation and revision, a deletion on the
+    nodes that are named. `burst` takes note of what is wanted; whoever writes tells it by `count_write`.
+    """
+    burst.see(_said(current), facts.now)
+    if _acted_on(previous) != _acted_on(current):
         return StatusWrite(current)
-    wait_seconds = seconds_until_write(previous, current, facts.now)
+    if _said(previous) != _said(current):
+        wait_seconds: float | None = burst.wait_seconds(facts.now, turned=_has_turned(previous, current))
+    else:
+        wait_seconds = seconds_until_write(previous, current, facts.now)
+        if wait_seconds is not None:
+            wait_seconds = max(wait_seconds, burst.rest_seconds(facts.now))
     if wait_seconds is None:
         return StatusWrite(None)
     return StatusWrite(current) if wait_seconds == 0 else StatusWrite(None, wait_seconds)
+
+
+def count_write(previous: PoolStatus, written: PoolStatus, facts: Facts, burst: Burst) -> None:
+    """The API server took the write. One of slow facts alone belongs to no burst: it comes every 5 minutes in the calmest pool."""
+    if _said(previous) != _said(written):
+        burst.count(facts.now, turned=_has_turned(previous, written))
+
+
+def _has_turned(previous: PoolStatus, current: PoolStatus) -> bool:
+    """Whether a condition has another status."""
+    return {c.type: c.status for c in previous.conditions} != {c.type: c.status for c in current.conditions}
 
 
 def build_status_manifest(metadata: Metadata, status: PoolStatus) -> Manifest:
@@ -100,9 +130,21 @@ def build_status_manifest(metadata: Metadata, status: PoolStatus) -> Manifest:
     }
 
 
-def _fast(status: PoolStatus) -> PoolStatus:
-    conditions = tuple(sorted(status.conditions, key=lambda c: c.type))
-    return status.model_copy(update={"tiers": (), "hit": None, "conditions": conditions})
+def _said(status: PoolStatus) -> object:
+    """The fast facts. When a condition turned follows from its status."""
+    conditions = tuple(
+        (c.type, c.status, c.reason, c.message, c.observed_generation) for c in sorted(status.conditions, key=_type_of)
+    )
+    return _acted_on(status), conditions, status.pods, status.members
+
+
+def _acted_on(status: PoolStatus) -> object:
+    turned = tuple((c.type, c.status, c.reason) for c in sorted(status.conditions, key=_type_of) if c.type in ACTED_ON)
+    return status.observed_generation, status.sidecar_revision, status.disk, status.injection, turned
+
+
+def _type_of(condition: Condition) -> str:
+    return condition.type
 
 
 def _build_member(member: MemberState) -> Member:

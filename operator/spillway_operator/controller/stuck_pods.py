@@ -66,6 +66,10 @@ class StuckPods:
         self._asked.pop(pod_uid, None)
         self._refused_at.pop(pod_uid, None)
 
+    def forget_pool(self, key: PoolKey) -> None:
+        """The pool is gone."""
+        self._restarted_at.pop(key, None)
+
     async def find_failures(self, pods: Sequence[PodView], now: datetime) -> tuple[list[Failure], float | None]:
         """Those whose symptom has lasted, and in how many seconds to look again for those whose has not."""
         failures, pauses, to_ask = [], [], []

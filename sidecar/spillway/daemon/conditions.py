@@ -22,6 +22,9 @@ NVME_REASONS = {
     "io_error": "NvmeIoError",
 }
 
+# What opening the store cost, though the tier is active: the reasons of the core's report.
+NVME_LOSSES = {"reformatted": "NvmeReformatted", "table_damaged": "NvmeTableDamaged"}
+
 
 def degraded(reason: str, message: str) -> SidecarCondition:
     """A condition of type Degraded."""
@@ -66,6 +69,15 @@ def _nvme(config: SidecarConfig, opened: _core.NvmeReport, now: _core.NvmeStats)
         return [_storage(reason, f"{opened.message or opened.reason}; DRAM goes on without the NVMe tier")]
     if now.state == _core.NVME_BROKEN:
         return [_storage("NvmeBreakerOpen", f"{now.reason}; probing re-admits the tier")]
+    if opened.reason == "table_damaged":
+        return [degraded(NVME_LOSSES[opened.reason], opened.message)]
+    if opened.reason == "reformatted":
+        # The tier is whole, and stays so told until the daemon's next start: what was lost is no fault that goes on.
+        return [
+            SidecarCondition(
+                type="StorageProvisioned", status="True", reason=NVME_LOSSES[opened.reason], message=opened.message
+            )
+        ]
     if not opened.direct and config.nvme.direct == "Auto":
         return [degraded("DirectIoUnavailable", f"reads and writes are buffered: {opened.message or opened.reason}")]
     return []

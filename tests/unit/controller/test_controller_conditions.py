@@ -52,11 +52,32 @@ def test_an_outdated_pod_is_no_progress_and_no_fault() -> None:
     assert_condition(facts, "Degraded", "False", "NoFaults")
 
 
+def test_store_that_was_made_anew_is_news_of_a_volume_that_is_there() -> None:
+    message = "/nvme/slot-0/chunks: the store was made anew: its file has 7 bytes"
+    anew = MemberCondition(type="StorageProvisioned", status="True", reason="NvmeReformatted", message=message)
+    pods = (make_pod("a"), make_observation()), (make_pod("b"), make_observation(anew))
+    facts = make_facts(*pods, wants_nvme=True)
+    says = f"1 of 2 pods: NvmeReformatted (b on node-1: {message})"
+    assert_condition(facts, "StorageProvisioned", "True", "NvmeReformatted", says)
+    assert_condition(facts, "Degraded", "False", "NoFaults")
+    assert [(m.pod.name, m.reason) for m in decide_members(facts)] == [("b", "NvmeReformatted"), ("a", "")]
+    worse = make_facts(*pods, (make_pod("c"), make_observation(TOO_SMALL)), wants_nvme=True)
+    assert_condition(worse, "StorageProvisioned", "False", "VolumeTooSmall", "c on node-1")
+
+
+def test_damaged_table_is_a_fault_that_says_what_was_lost_and_where() -> None:
+    message = "/nvme/slot-0/chunks: 2 pages of the extent table are damaged, their extents' chunks are lost"
+    damaged = MemberCondition(type="Degraded", status="True", reason="NvmeTableDamaged", message=message)
+    facts = make_facts((make_pod("a"), make_observation(damaged)), wants_nvme=True)
+    says = f"1 of 1 pods: NvmeTableDamaged (a on node-1: {message})"
+    assert_condition(facts, "Degraded", "True", "NvmeTableDamaged", says)
+
+
 def test_what_a_sidecar_reports_names_pod_reason_and_message() -> None:
     facts = make_facts(
         (make_pod("a"), make_observation()), (make_pod("b"), make_observation(TOO_SMALL)), wants_nvme=True
     )
-    says = "1 of 2 pods: VolumeTooSmall (b: asked for 100Gi, has 1Gi)"
+    says = "1 of 2 pods: VolumeTooSmall (b on node-1: asked for 100Gi, has 1Gi)"
     assert_condition(facts, "StorageProvisioned", "False", "VolumeTooSmall", says)
     assert_condition(facts, "Degraded", "True", "VolumeTooSmall", says)
     assert_condition(facts, "Ready", "True", "AllPodsReady")
@@ -76,14 +97,14 @@ def test_words_of_an_engine_that_goes_without_us_reach_the_pool() -> None:
     )
     facts = make_facts((make_pod("a"), make_observation(said)))
     assert_condition(
-        facts, "Degraded", "True", "EngineNeverAttached", "a: the engine goes without Spillway: enable_pre"
+        facts, "Degraded", "True", "EngineNeverAttached", "a on node-1: the engine goes without Spillway: enable_pre"
     )
 
 
 def test_a_stopped_engine_degrades_the_pool_and_is_named() -> None:
     stopped = MemberCondition(type="Degraded", reason="EngineStopped", message="engine 3 stands still inside a step")
     facts = make_facts((make_pod("a"), make_observation(stopped)))
-    assert_condition(facts, "Degraded", "True", "EngineStopped", "a: engine 3 stands")
+    assert_condition(facts, "Degraded", "True", "EngineStopped", "a on node-1: engine 3 stands")
 
 
 def test_storage_is_unknown_until_a_sidecar_reports() -> None:

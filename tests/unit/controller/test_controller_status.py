@@ -14,7 +14,14 @@ from spillway_operator.api.quantity import parse_bytes
 from spillway_operator.controller.conditions import decide_conditions
 from spillway_operator.controller.facts import Facts, decide_members
 from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport, TokenReport
-from spillway_operator.controller.status import StatusWrite, build_status, build_status_manifest, decide_write
+from spillway_operator.controller.pace import FREE_WRITES, Burst
+from spillway_operator.controller.status import (
+    StatusWrite,
+    build_status,
+    build_status_manifest,
+    count_write,
+    decide_write,
+)
 from spillway_operator.controller.tiers import (
     LARGE_CHANGE_SECONDS,
     SLOW_SECONDS,
@@ -45,13 +52,13 @@ def test_what_was_written_is_not_written_again(ready: list[bool], used: int, loa
     written = status_of(facts)
     stored = PoolStatus.model_validate(build_status_manifest(make_pool().metadata, written)["status"])
     again = replace(facts, now=NOW + timedelta(seconds=later))
-    assert decide_write(stored, status_of(again, stored), again).status is None
+    assert decide_write(stored, status_of(again, stored), again, Burst()).status is None
 
 
 def test_a_condition_that_changed_is_written_at_once_and_takes_the_tiers_along() -> None:
     before = status_of(make_facts((make_pod(), make_observation(used_bytes=GIB // 2))))
     facts = make_facts((make_pod(ready=False), make_observation(used_bytes=GIB // 2 + 2**20)))
-    decision = decide_write(before, status_of(facts, before), facts)
+    decision = decide_write(before, status_of(facts, before), facts, Burst())
     assert decision.status is not None
     assert decision.status.tiers != before.tiers
 
@@ -67,12 +74,12 @@ def test_a_restart_is_no_news_of_a_pool_while_its_sidecars_are_unread() -> None:
         known = [*seen[:read], *[None] * (len(pods) - read)]
         facts = make_facts(*zip(pods, known, strict=True), wants_nvme=True, just_begun=True)
         assert facts.unread
-        assert decide_write(stored, status_of(facts, stored), facts) == StatusWrite(None)
+        assert decide_write(stored, status_of(facts, stored), facts, Burst()) == StatusWrite(None)
     # What the API server says of pods is known at once, and after a minute a sidecar that is silent is so.
     gone = make_facts((pods[0], None), wants_nvme=True, just_begun=True)
-    assert decide_write(stored, status_of(gone, stored), gone).status is not None
+    assert decide_write(stored, status_of(gone, stored), gone, Burst()).status is not None
     silent = make_facts(*[(pod, None) for pod in pods], wants_nvme=True)
-    assert decide_write(stored, status_of(silent, stored), silent).status is not None
+    assert decide_write(stored, status_of(silent, stored), silent, Burst()).status is not None
 
 
 def test_tiers_stay_as_they_were_until_somebody_reports() -> None:
@@ -160,3 +167,79 @@ def test_rounded_bytes_are_a_quantity_near_the_truth(size_bytes: int) -> None:
 )
 def test_rounded_bytes_read_well(size_bytes: int, text: str) -> None:
     assert round_bytes(size_bytes) == text
+
+
+def later(facts: Facts, seconds: float) -> Facts:
+    return replace(facts, now=NOW + timedelta(seconds=seconds))
+
+
+def in_a_burst(writes: int) -> Burst:
+    """So many writes lie behind, the last of them now; both free turns were taken."""
+    burst = Burst()
+    burst.see(None, NOW)
+    for _ in range(writes):
+        burst.count(NOW, turned=True)
+    return burst
+
+
+def test_counts_wait_ever_longer_while_they_change_and_no_longer_than_they_stand() -> None:
+    before = status_of(make_facts((make_pod("a"), None), (make_pod("b", ready=False), None)))
+    facts = make_facts((make_pod("a"), None), (make_pod("b", ready=False), None), (make_pod("c", ready=False), None))
+    current = status_of(facts, before)
+    assert current.pods != before.pods
+    assert decide_write(before, current, facts, Burst()).status == current
+    waits = [decide_write(before, current, facts, in_a_burst(writes)).again_seconds for writes in (2, 3, 4, 6, 8, 30)]
+    assert waits == [None, 1, 2, 8, 10, 75], "from the fifth on, what stands is written before its pause is over"
+
+
+def test_condition_that_turned_waits_a_quarter_once_a_burst_had_its_free_turns() -> None:
+    before = status_of(make_facts((make_pod("a"), None)))
+    facts = make_facts((make_pod("a", ready=False), None))
+    current = status_of(facts, before)
+    assert decide_write(before, current, facts, in_a_burst(FREE_WRITES + 3)).again_seconds == 2
+    burst = Burst()
+    for _ in range(FREE_WRITES + 3):
+        burst.count(NOW, turned=False)
+    assert decide_write(before, current, facts, burst).status == current
+
+
+def test_what_others_act_on_never_waits() -> None:
+    before = status_of(make_facts((make_pod("a"), None)))
+    for facts in (
+        make_facts((make_pod("a"), None), generation=2),
+        make_facts((make_pod("a"), None), revision="r2"),
+        make_facts((make_pod("a"), None), webhook_problem="no replica is ready"),
+    ):
+        assert decide_write(before, status_of(facts, before), facts, in_a_burst(30)).status is not None
+    facts = make_facts((make_pod("a"), None))
+    moved = status_of(facts, before).model_copy(update={"disk": None})
+    assert decide_write(before, moved, facts, in_a_burst(30)).status is not None
+
+
+def test_slow_facts_do_not_make_a_pool_restless() -> None:
+    before = status_of(make_facts((make_pod(), make_observation(used_bytes=GIB // 4))))
+    facts = make_facts((make_pod(), make_observation(used_bytes=GIB // 2)))
+    burst = Burst()
+    for _ in range(10):
+        count_write(before, status_of(facts, before), facts, burst)
+    assert burst == Burst()
+
+
+def test_calm_ends_a_burst() -> None:
+    before = status_of(make_facts((make_pod("a"), None)))
+    facts = make_facts((make_pod("a"), None), (make_pod("b"), None))
+    burst = in_a_burst(30)
+    assert decide_write(before, status_of(facts, before), later(facts, 661), burst).status is not None
+    assert burst.writes == 0
+
+
+def test_restart_keeps_a_fault_that_only_a_sidecar_tells_of_among_hundreds() -> None:
+    """The worst twenty of 30 pods: the one with the fault is no longer among them until its sidecar was read."""
+    fault = MemberCondition(type="Degraded", reason="NvmeIoError", message="EIO")
+    pods = [make_pod(f"p{n:02}") for n in range(30)]
+    seen = [make_observation(fault) if n == 29 else make_observation() for n in range(30)]
+    before = status_of(make_facts(*zip(pods, seen, strict=True)))
+    assert before.members[0].pod == "p29"
+    stored = PoolStatus.model_validate(build_status_manifest(make_pool().metadata, before)["status"])
+    facts = make_facts(*[(pod, None) for pod in pods], just_begun=True)
+    assert decide_write(stored, status_of(facts, stored), facts, Burst()) == StatusWrite(None)

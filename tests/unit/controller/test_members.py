@@ -94,7 +94,7 @@ async def test_nobody_there_is_no_report() -> None:
 
 async def test_the_reader_tells_once_and_keeps_the_last_report() -> None:
     told: asyncio.Queue[PoolKey] = asyncio.Queue()
-    reader = MemberReader(SIGNER, lambda: [POD], told.put_nowait)
+    reader = MemberReader(SIGNER, {POD.uid: POD}, told.put_nowait)
     async with sidecar(honest), asyncio.timeout(5):
         task = asyncio.create_task(reader.run())
         assert await told.get() == PoolKey("team-a", "chat")
@@ -108,3 +108,18 @@ async def test_the_reader_tells_once_and_keeps_the_last_report() -> None:
 def test_a_token_is_worth_nothing_at_another_pod() -> None:
     with pytest.raises(jwt.InvalidAudienceError):
         jwt.decode(SIGNER.sign("uid-other"), SIGNER.private_key.public_key(), algorithms=["EdDSA"], audience=POD.uid)
+
+
+def test_new_pods_are_read_at_the_bounded_rate_and_old_ones_in_turn() -> None:
+    pods = {f"uid-{n}": make_pod(f"p{n}") for n in range(1500)}
+    reader = MemberReader(SIGNER, pods, lambda _key: None)
+    taken = [reader._take_due(float(second)) for second in range(10)]
+    assert [len(due) for due in taken] == [150] * 10, "all of them at once would time out waiting for a connection"
+    assert {uid for due in taken for uid in due} == set(pods)
+    gone = taken[0][0]
+    del pods[gone]
+    again = [uid for second in range(10, 24) for uid in reader._take_due(float(second))]
+    assert gone not in again
+    assert set(again) == set(pods)
+    pods["uid-new"] = make_pod("new")
+    assert "uid-new" in reader._take_due(24.0)

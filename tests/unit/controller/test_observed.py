@@ -155,3 +155,22 @@ def test_the_pods_that_were_injected_for_a_pool_follow_every_change() -> None:
     (pod,) = observed.injected_for("team-a", POOL_UID)
     observed.drop_pod(pod.uid)
     assert observed.injected_for("team-a", POOL_UID) == []
+
+
+def test_pods_to_read_are_those_with_a_sidecar_that_run_and_have_an_address() -> None:
+    observed = Observed()
+    view = observed.injected_pods
+    for name, overrides in {
+        "a": {}, "plain": {"injected": False}, "ended": {"phase": "Failed"}, "leaving": {"deletionTimestamp": "2026-11-24T12:00:00Z"},
+    }.items():  # fmt: skip
+        observed.put_pod(make_pod_body(name, **overrides))
+    assert set(view) == {"uid-a"}
+    observed.put_pod(make_pod_body("a", labels={"spillway.dev/pool": "other"}))
+    assert view["uid-a"].key == OTHER
+    observed.put_pod(make_pod_body("a", phase="Succeeded"))
+    assert not view
+    observed.put_pod(make_pod_body("a"))
+    observed.put_pod(make_pod_body("a", uid="uid-of-the-next"))
+    assert set(view) == {"uid-of-the-next"}
+    observed.drop_pod("uid-of-the-next")
+    assert not view

@@ -260,3 +260,16 @@ async def current_revision(rig: Rig) -> str:
     await rig.reconcile()
     assert rig.status.sidecar_revision is not None
     return rig.status.sidecar_revision
+
+
+async def test_pool_that_is_gone_is_forgotten() -> None:
+    """Pools of one name come and go for ever."""
+    rig = Rig()
+    rig.controller._stuck._restarted_at[KEY] = NOW
+    await rig.reconcile()
+    assert KEY in rig.controller._stuck._restarted_at
+    assert KEY in rig.controller._reconciler._bursts
+    rig.controller.see_pool({"type": "DELETED", "object": rig.pool})
+    await rig.controller._reconciler.reconcile(KEY)
+    assert not rig.controller._stuck._restarted_at
+    assert not rig.controller._reconciler._bursts
