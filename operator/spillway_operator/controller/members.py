@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spillway_operator.controller.observed import PodView, PoolKey
+from spillway_operator.controller.roster import Roster
 from spillway_operator.controller.status_keys import StatusSigner
 from spillway_operator.metrics import MEMBER_READS
 
@@ -92,8 +93,8 @@ class Observation:
 class MemberReader:
     """Reads the sidecars of all pools and remembers each pod's last report. Event loop only."""
 
-    def __init__(self, signer: StatusSigner, pods: Mapping[str, PodView], on_change: Callable[[PoolKey], None]) -> None:
-        """`pods` by uid is read anew each time: who is to be read now."""
+    def __init__(self, signer: StatusSigner, pods: Roster[PodView], on_change: Callable[[PoolKey], None]) -> None:
+        """`pods` by uid: who is to be read now. Nobody else takes its changes."""
         self._signer = signer
         self._pods = pods
         self._on_change = on_change
@@ -122,18 +123,21 @@ class MemberReader:
 
     def _start_due_reads(self, session: aiohttp.ClientSession) -> None:
         for uid in self._take_due(asyncio.get_running_loop().time()):
-            if uid not in self._reading:
-                task = asyncio.create_task(self._read(session, self._pods[uid]))
+            pod = self._pods.get(uid)
+            if pod is not None and uid not in self._reading:
+                task = asyncio.create_task(self._read(session, pod))
                 self._reading[uid] = task
                 task.add_done_callback(lambda _done, uid=uid: self._reading.pop(uid, None))  # type: ignore[misc]
 
     def _take_due(self, now: float) -> list[str]:
         """The uids of the pods whose turn it is, each of which is due again a period later."""
-        # Of 50,000 pods a few come and go between two looks: sets say which in a millisecond, and of the others only the due are touched.
-        for uid in self._due_at.keys() - self._pods.keys():
-            self._due_at.pop(uid)
-            self._last.pop(uid, None)
-        new = self._pods.keys() - self._due_at.keys()
+        new = []
+        for uid in self._pods.take_changed():
+            if uid not in self._pods:
+                self._due_at.pop(uid, None)
+                self._last.pop(uid, None)
+            elif uid not in self._due_at:
+                new.append(uid)
         # After a start all are new: asked at once, most would wait for a connection until their time is over.
         for index, uid in enumerate(new):
             self._schedule(uid, now + index // int(MAX_READS_PER_SECOND))

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from spillway.config import HTTP_PORT
@@ -24,6 +23,7 @@ from spillway_operator.api.names import (
     SKIPPED_MESSAGE_ANNOTATION,
     STATUS_ANNOTATION,
 )
+from spillway_operator.controller.roster import Roster
 from spillway_operator.controller.symptoms import Symptom, find_symptom, has_begun, has_own_claim
 from spillway_operator.injection import MAX_MESSAGE_CHARACTERS
 from spillway_operator.metrics import PODS, POOLS
@@ -198,7 +198,8 @@ class Observed:
         self._pods: dict[PoolKey, dict[str, PodView]] = {}
         self._key_of_pod: dict[str, PoolKey] = {}
         self._uid_of_name: dict[tuple[str, str], str] = {}
-        self._reachable: dict[str, PodView] = {}
+        self.injected_pods: Roster[PodView] = Roster()
+        """Every injected pod that runs and has an address, by uid."""
         self._injected_for: dict[tuple[str, str], dict[str, PodView]] = {}
         self._gone: dict[str, int] = {}
 
@@ -227,11 +228,6 @@ class Observed:
         Only those of its namespace: the uid stands in an annotation, which another tenant could write too.
         """
         return sorted(self._injected_for.get((namespace, pool_uid), {}).values(), key=lambda pod: pod.name)
-
-    @property
-    def injected_pods(self) -> Mapping[str, PodView]:
-        """Every injected pod that runs and has an address, by uid; a view that is kept current."""
-        return MappingProxyType(self._reachable)
 
     def live_pods(self) -> Iterator[PodView]:
         """Every pod that is neither finished nor leaving, in no order."""
@@ -298,7 +294,7 @@ class Observed:
         self._withdraw_injection(known.get(view.uid))
         known[view.uid] = view
         if view.injected and view.live and view.ip:
-            self._reachable[view.uid] = view
+            self.injected_pods.put(view.uid, view)
         if view.pool_uid:
             self._injected_for.setdefault((view.namespace, view.pool_uid), {})[view.uid] = view
         self._key_of_pod[view.uid] = view.key
@@ -323,7 +319,7 @@ class Observed:
     def _withdraw_injection(self, pod: PodView | None) -> None:
         if pod is None:
             return
-        self._reachable.pop(pod.uid, None)
+        self.injected_pods.drop(pod.uid)
         place = (pod.namespace, pod.pool_uid)
         pods = self._injected_for.get(place)
         if pods is None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spillway.config import HTTP_PORT
 from spillway_operator.controller.members import MAX_REPORT_BYTES, MemberReader, read_member
 from spillway_operator.controller.observed import PodView, PoolKey
+from spillway_operator.controller.roster import Roster
 from spillway_operator.controller.status_keys import TOKEN_SECONDS, StatusSigner
 
 ADDRESS = "127.84.9.46"
@@ -94,7 +95,7 @@ async def test_nobody_there_is_no_report() -> None:
 
 async def test_the_reader_tells_once_and_keeps_the_last_report() -> None:
     told: asyncio.Queue[PoolKey] = asyncio.Queue()
-    reader = MemberReader(SIGNER, {POD.uid: POD}, told.put_nowait)
+    reader = MemberReader(SIGNER, roster(POD), told.put_nowait)
     async with sidecar(honest), asyncio.timeout(5):
         task = asyncio.create_task(reader.run())
         assert await told.get() == PoolKey("team-a", "chat")
@@ -110,16 +111,23 @@ def test_a_token_is_worth_nothing_at_another_pod() -> None:
         jwt.decode(SIGNER.sign("uid-other"), SIGNER.private_key.public_key(), algorithms=["EdDSA"], audience=POD.uid)
 
 
+def roster(*pods: PodView) -> Roster[PodView]:
+    made: Roster[PodView] = Roster()
+    for pod in pods:
+        made.put(pod.uid, pod)
+    return made
+
+
 def test_new_pods_are_read_at_the_bounded_rate_and_old_ones_in_turn() -> None:
-    pods = {f"uid-{n}": make_pod(f"p{n}") for n in range(1500)}
+    pods = roster(*(make_pod(f"p{n}") for n in range(1500)))
     reader = MemberReader(SIGNER, pods, lambda _key: None)
     taken = [reader._take_due(float(second)) for second in range(10)]
     assert [len(due) for due in taken] == [150] * 10, "all of them at once would time out waiting for a connection"
-    assert {uid for due in taken for uid in due} == set(pods)
+    assert {uid for due in taken for uid in due} == {f"uid-p{n}" for n in range(1500)}
     gone = taken[0][0]
-    del pods[gone]
+    pods.drop(gone)
     again = [uid for second in range(10, 24) for uid in reader._take_due(float(second))]
     assert gone not in again
-    assert set(again) == set(pods)
-    pods["uid-new"] = make_pod("new")
+    assert set(again) == {f"uid-p{n}" for n in range(1500)} - {gone}
+    pods.put("uid-new", make_pod("new"))
     assert "uid-new" in reader._take_due(24.0)
