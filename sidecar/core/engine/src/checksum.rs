@@ -1,12 +1,17 @@
 //! The digests that make a HIT: xxh3-128 over a slot's payload and padding, xxh3-64 over the fields of its header.
 //!
-//! They detect damage, not forgery: the trust domain is the pool. The crate picks its vector width when it is compiled; at the x86-64 baseline
-//! one core digests 30 GB/s, several times what a device delivers, so there is no second build of it for wider vectors.
+//! They detect damage, not forgery: the trust domain is the pool. A payload is digested when it is published and when it came from a device, each
+//! time once; what is written to a device carries the digest that it was published with.
+//!
+//! The crate picks its vector width when it is compiled. What one core digests depends on where the bytes lie: `cargo bench --bench digest` measures it.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-/// Digest of a slot's payload and padding, little-endian.
-pub fn payload(bytes: &[u8]) -> [u8; 16] {
+/// Of a payload and its padding, little-endian.
+pub type Digest = [u8; 16];
+
+/// Digest of a slot's payload and padding.
+pub fn payload(bytes: &[u8]) -> Digest {
     xxh3_128(bytes).to_le_bytes()
 }
 

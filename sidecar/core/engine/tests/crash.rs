@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use spillway_engine::attach::{Attachment, HIT, MISS, NVME};
 use spillway_engine::key::{Key16, Key36, derive};
-use spillway_engine::nvme::{Direct, NvmeConfig};
+use spillway_engine::nvme::{Direct, NvmeConfig, RungKind};
 use spillway_engine::plane::{Event, OpenOptions, Plane};
 
 const PAYLOAD: usize = 200_000;
@@ -33,6 +33,7 @@ fn options(root: &Path, role: Role) -> OpenOptions {
         slots: 1,
         io_threads: 2,
         direct: Direct::Auto,
+        best_rung: RungKind::RegisteredUring,
         deadline: Duration::from_secs(10),
         reserve_percent: 0,
     };

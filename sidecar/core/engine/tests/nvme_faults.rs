@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nvme_kit::*;
 use spillway_engine::io::{Device, FileDevice, PageBuffer};
-use spillway_engine::nvme::{Completion, IoFault, NvmeConfig, NvmeStore};
+use spillway_engine::nvme::{Completion, IoFault, NvmeConfig, NvmeStore, Urgency};
 
 const STRIDE_PAGES: usize = STRIDE as usize / PAGE;
 
@@ -287,7 +287,7 @@ fn memory_that_is_gone_does_not_blame_the_device() {
     let slot = kit.put(1, STRIDE);
     let token = kit.next_token();
     // The first page of the address space is never mapped: what the kernel sees of a truncated arena.
-    kit.store.submit_read(token, slot, std::ptr::without_provenance_mut(PAGE), STRIDE as usize);
+    kit.store.submit_read(Urgency::Demand, token, slot, std::ptr::without_provenance_mut(PAGE), STRIDE as usize);
     assert_eq!(kit.arrived(token), Err(IoFault::Memory));
     assert!(kit.holds(slot, 1, STRIDE), "no breaker");
 }

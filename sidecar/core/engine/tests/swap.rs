@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use spillway_engine::attach::{Attachment, HIT};
 use spillway_engine::key::{Key36, derive};
-use spillway_engine::nvme::{Direct, NvmeConfig};
+use spillway_engine::nvme::{Direct, NvmeConfig, RungKind};
 use spillway_engine::plane::{Event, OpenOptions, Outcome, Plane};
 
 const PAYLOAD: usize = 100_000;
@@ -39,6 +39,7 @@ fn promoted_payloads_are_exchanged_with_the_one_before() {
         slots: 1,
         io_threads: 2,
         direct: Direct::Auto,
+        best_rung: RungKind::RegisteredUring,
         deadline: Duration::from_secs(10),
         reserve_percent: 0,
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use spillway_engine::nvme::{Direct, NvmeConfig};
+use spillway_engine::nvme::{Direct, NvmeConfig, RungKind};
 
 /// What the NVMe tier shall be.
 #[pyclass(frozen, module = "spillway._core")]
@@ -32,6 +32,7 @@ impl NvmeOptions {
             other => return Err(PyValueError::new_err(format!("direct is {other:?}, want 'auto', 'required' or 'off'"))),
         };
         let deadline = Duration::from_millis(deadline_ms);
-        Ok(Self { config: NvmeConfig { capacity_bytes, slots, io_threads, direct, deadline, reserve_percent } })
+        let best_rung = RungKind::RegisteredUring;
+        Ok(Self { config: NvmeConfig { capacity_bytes, slots, io_threads, best_rung, direct, deadline, reserve_percent } })
     }
 }

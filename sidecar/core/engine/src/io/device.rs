@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
@@ -76,6 +76,11 @@ pub trait Device: Send + Sync + std::fmt::Debug {
 
     /// Make all that was written durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// The file behind it, for a kernel ring to read and write past these calls; None: only these calls.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A preallocated file.
@@ -142,6 +147,10 @@ impl Device for FileDevice {
 
     fn sync(&self) -> io::Result<()> {
         Ok(fdatasync(self.file.as_fd())?)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 }
 

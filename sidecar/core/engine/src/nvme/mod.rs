@@ -1,6 +1,6 @@
 //! The NVMe store: one preallocated file of slots, self-describing, bounded, and never waited for.
 //!
-//! One owner thread calls [`NvmeStore`]; threads inside move the bytes. What a slot holds is written in the slot itself ([`crate::header`]), so a
+//! One owner thread calls [`NvmeStore`]; the rung inside ([`crate::io`]) moves the bytes and digests what arrives. What a slot holds is written in the slot itself ([`crate::header`]), so a
 //! restart needs no journal: headers are read back by a scan behind the serving. The store finds and quarantines damaged headers; whether a
 //! sound header is current, misplaced or a double is for the plane to say, which has the index.
 
@@ -14,9 +14,10 @@ mod store;
 
 use std::time::Duration;
 
+use crate::checksum::Digest;
 use crate::header::SlotHeader;
 
-pub use crate::io::IoFault;
+pub use crate::io::{IoFault, Refusal, RungKind, Urgency};
 pub use error::NvmeError;
 pub use format::{SUPERBLOCK_FIELDS, SUPERBLOCK_MAGIC, TABLE_ENTRIES_PER_PAGE};
 pub use store::{NvmeStore, StoreStats};
@@ -39,8 +40,10 @@ pub struct NvmeConfig {
     pub capacity_bytes: u64,
     /// Stores that may stand side by side in the folder.
     pub slots: u32,
-    /// Threads, each one I/O at a time.
+    /// Threads of the threads rung, each one I/O at a time.
     pub io_threads: usize,
+    /// Better ways of doing I/O are not tried.
+    pub best_rung: RungKind,
     /// Page cache or not.
     pub direct: Direct,
     /// How long one read of a page may take before the breaker opens; larger ones and writes get more ([`store`](self)).
@@ -73,14 +76,14 @@ pub enum Completion {
     Read {
         /// As submitted.
         token: u64,
-        /// `Unavailable` and `Memory` say nothing about the chunk.
-        result: Result<(), IoFault>,
+        /// The digest of what arrived behind the header page; `Unavailable` and `Memory` say nothing about the chunk.
+        result: Result<Digest, IoFault>,
     },
     /// The slot holds the buffer's bytes, which may change again in either case.
     Written {
         /// As submitted.
         token: u64,
-        /// As for reads.
+        /// `Unavailable` and `Memory` as for reads.
         result: Result<(), IoFault>,
     },
     /// The damaged header is overwritten and the slot free.

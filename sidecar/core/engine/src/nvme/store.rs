@@ -15,9 +15,12 @@ use super::extents::Extents;
 use super::folder::Folder;
 use super::format::{Geometry, TABLE_ENTRIES_PER_PAGE, encode_table_page};
 use super::{Completion, Direct, NvmeConfig, NvmeError, OpenReport};
+use crate::checksum::Digest;
 use crate::clock;
 use crate::header::{HeaderFault, Page, SlotHeader, quarantine_page};
-use crate::io::{Device, Done, FileDevice, IoFault, Job, Outcome, Pool, Urgency, Work, probe};
+use crate::io::{
+    Device, Done, FileDevice, Identity, IoFault, Job, Outcome, Pages, Refusal, Rung, RungKind, Terms, Urgency, Work, climb, probe,
+};
 use crate::layout::PAGE_BYTES;
 
 /// What a power cut may take: at most this old and this much.
@@ -25,6 +28,8 @@ const SYNC_AFTER: Duration = Duration::from_secs(5);
 const SYNC_AFTER_BYTES: u64 = 4 << 30;
 /// Headers per scan job: short enough that a read never waits long behind one.
 const SCAN_BATCH: usize = 32;
+/// Scan jobs at the rung: enough that none of its workers waits for the owner.
+const SCAN_JOBS: usize = 16;
 
 /// Figures since open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +50,7 @@ pub struct StoreStats {
     pub late: u64,
     /// Times the breaker opened.
     pub breaker_opened: u64,
-    /// Reads and writes that no thread has begun.
+    /// Reads and writes that were not begun.
     pub queued: u64,
     /// Slots in use.
     pub used_slots: u64,
@@ -86,11 +91,11 @@ struct Durability {
 /// Memory given to a submission stays mapped until its completion was taken or the store was dropped.
 #[derive(Debug)]
 pub struct NvmeStore {
-    pool: Pool,
+    rung: Box<dyn Rung>,
+    refusals: Vec<Refusal>,
     geometry: Geometry,
     extents: Extents,
     breaker: Breaker,
-    threads: usize,
     /// Strides that the device's table names.
     table: Vec<u32>,
     /// Writes that wait until their extent is formatted.
@@ -125,22 +130,28 @@ impl NvmeStore {
         let folder = Folder::open(dir, config)?;
         let (device, refusal) = open_device(&folder, config.direct)?;
         let report = report(&folder, device.is_direct(), refusal);
-        let store = Self::assemble(folder, wrap(device), config).map_err(|error| NvmeError::io("starting I/O threads", dir, error))?;
-        Ok((store, report))
+        let terms = Terms {
+            best: config.best_rung,
+            is_direct: device.is_direct(),
+            threads: config.io_threads,
+            scratch_offset: folder.geometry.scratch_offset(),
+        };
+        let climbed = climb(&wrap(device), Identity, &terms).map_err(|error| NvmeError::io("starting I/O", dir, error))?;
+        Ok((Self::assemble(folder, climbed, config), report))
     }
 
-    fn assemble(folder: Folder, device: Arc<dyn Device>, config: &NvmeConfig) -> std::io::Result<Self> {
+    fn assemble(folder: Folder, (rung, refusals): (Box<dyn Rung>, Vec<Refusal>), config: &NvmeConfig) -> Self {
         let mut extents = Extents::new(folder.geometry, &folder.strides);
         for table_page in folder.damaged_table_pages {
             let first = table_page * TABLE_ENTRIES_PER_PAGE;
             (first..(first + TABLE_ENTRIES_PER_PAGE).min(folder.geometry.extent_count)).for_each(|extent| extents.distrust(extent));
         }
-        Ok(Self {
-            pool: Pool::new(device, config.io_threads)?,
+        Self {
+            rung,
+            refusals,
             geometry: folder.geometry,
             extents,
             breaker: Breaker::new(config.deadline),
-            threads: config.io_threads,
             table: folder.strides,
             forming: BTreeMap::new(),
             format_in_flight: false,
@@ -152,7 +163,7 @@ impl NvmeStore {
             ready: Vec::new(),
             stats: StoreStats::default(),
             _lock: folder.lock,
-        })
+        }
     }
 
     /// A slot to write to, in use from now on. None: all are in use.
@@ -203,22 +214,37 @@ impl NvmeStore {
     pub fn stats(&self) -> StoreStats {
         StoreStats {
             breaker_opened: self.breaker.opened,
-            queued: [Urgency::Read, Urgency::Write].iter().map(|urgency| self.pool.queued(*urgency) as u64).sum(),
+            queued: [Urgency::Demand, Urgency::Promotion, Urgency::Write].iter().map(|urgency| self.rung.queued(*urgency) as u64).sum(),
             used_slots: self.extents.used_slots(),
             unknown_slots: self.extents.unknown_slots(),
             ..self.stats
         }
     }
 
+    /// How I/O is done now.
+    pub fn rung(&self) -> RungKind {
+        self.rung.kind()
+    }
+
+    /// Why it is not done in each better way.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.refusals.iter().cloned().chain(self.rung.fallen()).collect()
+    }
+
+    /// Memory that submissions will name: from `base` on, `len` bytes are backed. Call again as `len` grows.
+    pub fn cover(&self, base: *mut u8, len: usize) {
+        self.rung.cover(base, len);
+    }
+
     /// Readable while [`Self::completions`] has something to give.
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.pool.event_fd()
+        self.rung.event_fd()
     }
 
     /// Read a slot. `into` is page-aligned, shared memory, `len` bytes, the kernel's until the completion.
-    pub fn submit_read(&mut self, token: u64, slot: u64, into: *mut u8, len: usize) {
+    pub fn submit_read(&mut self, urgency: Urgency, token: u64, slot: u64, into: *mut u8, len: usize) {
         let pending = Pending::Read { token, len: len as u64 };
-        self.submit(Urgency::Read, pending, Work::Read { into, len, offset: slot * PAGE_BYTES });
+        self.submit(urgency, pending, Work::Read { into, len, offset: slot * PAGE_BYTES });
     }
 
     /// Write a slot, header first in one piece with its payload. `from` as for reads; it must not change until the completion.
@@ -283,7 +309,7 @@ impl NvmeStore {
     fn wait(&self, wait_ns: u64) {
         let timeout = Timespec { tv_sec: 0, tv_nsec: wait_ns as i64 };
         // A signal or an error only means an early look.
-        let _ = poll(&mut [PollFd::new(&self.pool.event_fd(), PollFlags::IN)], Some(&timeout));
+        let _ = poll(&mut [PollFd::new(&self.rung.event_fd(), PollFlags::IN)], Some(&timeout));
     }
 
     fn start_sync(&mut self) {
@@ -307,7 +333,7 @@ impl NvmeStore {
         };
         self.next_token += 1;
         self.pending.insert(self.next_token, pending);
-        self.pool.submit(urgency, Job { token: self.next_token, work, allowance });
+        self.rung.submit(urgency, Job { token: self.next_token, work, allowance });
     }
 
     fn quarantine(&mut self, token: Option<u64>, slot: u64) {
@@ -319,7 +345,7 @@ impl NvmeStore {
     fn abandon(&mut self, pending: Pending) {
         let result = Err(IoFault::Unavailable);
         match pending {
-            Pending::Read { token, .. } => self.ready.push(Completion::Read { token, result }),
+            Pending::Read { token, .. } => self.ready.push(Completion::Read { token, result: Err(IoFault::Unavailable) }),
             Pending::Write { token, .. } => self.ready.push(Completion::Written { token, result }),
             Pending::Quarantine { token, slot } => self.deferred.push((token, slot)),
             Pending::Format { .. } => self.format_in_flight = false,
@@ -330,15 +356,15 @@ impl NvmeStore {
     }
 
     fn pump(&mut self) {
-        for done in self.pool.take_done() {
+        for done in self.rung.take_done() {
             self.finish(done);
         }
-        for token in self.pool.overdue() {
+        for token in self.rung.overdue() {
             self.note_late(token);
         }
         // An I/O that still hangs would open the breaker again at once; its own return is the better probe.
         let now_ns = clock::now_ns();
-        if self.breaker.is_open() && self.pool.late_count() == 0 && self.breaker.probe_due(now_ns) {
+        if self.breaker.is_open() && self.rung.late_count() == 0 && self.breaker.probe_due(now_ns) {
             self.submit(Urgency::Upkeep, Pending::Probe, Work::Probe { offset: self.geometry.scratch_offset(), stamp: now_ns | 1 });
         }
         self.continue_scan();
@@ -358,9 +384,20 @@ impl NvmeStore {
         match (pending, done.outcome) {
             (Pending::Scan { slots }, Outcome::Pages(pages)) => self.end_scan_job(slots, pages),
             (Pending::Probe, Outcome::Plain(result)) => self.end_probe(result.is_ok() && !done.was_late),
+            (Pending::Read { token, len }, Outcome::Slot(result)) => self.end_read(token, len, result),
             (pending, Outcome::Plain(result)) => self.end_plain(pending, result),
-            // Only a scan reads pages.
-            (pending, Outcome::Pages(_)) => self.abandon(pending),
+            // Only a scan reads pages, only a read a slot.
+            (pending, Outcome::Pages(_) | Outcome::Slot(_)) => self.abandon(pending),
+        }
+    }
+
+    fn end_read(&mut self, token: u64, len: u64, result: Result<Digest, IoFault>) {
+        self.stats.reads += 1;
+        self.stats.read_bytes += if result.is_ok() { len } else { 0 };
+        self.ready.push(Completion::Read { token, result });
+        if let Some(reason) = result.err().and_then(IoFault::breaker_reason) {
+            self.stats.faults += 1;
+            self.trip(reason);
         }
     }
 
@@ -368,11 +405,6 @@ impl NvmeStore {
         let reason = result.err().and_then(IoFault::breaker_reason);
         self.stats.faults += u64::from(reason.is_some());
         match pending {
-            Pending::Read { token, len } => {
-                self.stats.reads += 1;
-                self.stats.read_bytes += if result.is_ok() { len } else { 0 };
-                self.ready.push(Completion::Read { token, result });
-            }
             Pending::Write { token, len } => {
                 self.stats.writes += 1;
                 self.stats.written_bytes += if result.is_ok() { len } else { 0 };
@@ -385,7 +417,7 @@ impl NvmeStore {
                 self.durability.in_flight = false;
                 self.stats.syncs += u64::from(result.is_ok());
             }
-            Pending::Scan { .. } | Pending::Probe => {}
+            Pending::Read { .. } | Pending::Scan { .. } | Pending::Probe => {}
         }
         if let Some(reason) = reason {
             self.trip(reason);
@@ -461,7 +493,7 @@ impl NvmeStore {
             return;
         }
         self.ready.push(Completion::Breaker { reason });
-        for job in self.pool.take_queued() {
+        for job in self.rung.take_queued() {
             if let Some(pending) = self.pending.remove(&job.token) {
                 self.abandon(pending);
             }
@@ -482,7 +514,7 @@ impl NvmeStore {
 
     fn ring_if_ready(&self) {
         if !self.ready.is_empty() {
-            self.pool.ring();
+            self.rung.ring();
         }
     }
 }
@@ -508,7 +540,7 @@ impl NvmeStore {
 
     /// Slots to read next; None when enough is in flight or nothing is left.
     fn next_batch(&mut self) -> Option<Vec<u64>> {
-        let scan = self.scan.as_mut().filter(|scan| scan.in_flight < 2 * self.threads)?;
+        let scan = self.scan.as_mut().filter(|scan| scan.in_flight < SCAN_JOBS)?;
         while scan.backlog.is_empty() && scan.next_extent < self.geometry.extent_count {
             scan.backlog.extend(self.extents.unknown_of(scan.next_extent));
             scan.next_extent += 1;
@@ -529,7 +561,7 @@ impl NvmeStore {
         }
     }
 
-    fn end_scan_job(&mut self, slots: Vec<u64>, pages: Vec<(u64, Result<Box<Page>, IoFault>)>) {
+    fn end_scan_job(&mut self, slots: Vec<u64>, pages: Pages) {
         if let Some(scan) = &mut self.scan {
             scan.in_flight -= 1;
         }

@@ -96,7 +96,7 @@ pub struct NvmeReport {
     pub direct: bool,
     /// An existing store was adopted.
     pub adopted: bool,
-    /// How I/O is done.
+    /// How I/O is done: [`crate::nvme::RungKind::name`].
     pub rung: &'static str,
     /// The store's random id.
     pub store_id: [u8; 16],
@@ -183,7 +183,7 @@ impl Plane {
                     slot_number: opened.slot_number,
                     direct: opened.direct,
                     adopted: opened.adopted,
-                    rung: "threads",
+                    rung: store.rung().name(),
                     store_id: opened.store_id,
                     capacity_bytes: config.capacity_bytes,
                 };

@@ -1,7 +1,11 @@
 //! The NVMe tier under the plane: what is in flight, what a read must turn out to be, and the verification that makes a HIT.
 //!
-//! A read lands in a slot marked READING; only after header, whole key, fingerprint and checksum were verified does its entry name the slot. A
-//! chunk that fails is quarantined: its entry forgets NVMe and the header on the device is overwritten before the slot is used again.
+//! A read lands in a slot marked READING; only after header, whole key, fingerprint and checksum were verified does its entry name the slot. The
+//! store digests what arrives on its own threads. A chunk that fails is quarantined: its entry forgets NVMe and the header on the device is
+//! overwritten before the slot is used again.
+//!
+//! A write carries the digest that the chunk was published with and digests nothing: whatever happened to the bytes in between, on their way or on the
+//! device is found when they come back, before anybody is told of a HIT.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,12 +15,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::arena::{Arena, SlotState};
-use crate::checksum;
+use crate::checksum::Digest;
 use crate::clock;
 use crate::header::SlotHeader;
 use crate::key::{self, Key16};
 use crate::layout::*;
-use crate::nvme::{Completion, IoFault, NvmeStore, StoreStats};
+use crate::nvme::{Completion, IoFault, NvmeStore, Refusal, StoreStats, Urgency};
 use crate::seqlock::{EntryValue, LIVE};
 
 use super::expected::Expected;
@@ -72,6 +76,8 @@ pub(super) struct Tier {
     writing: HashMap<Key16, u64>,
     pub expected: Expected,
     completions: Vec<Completion>,
+    /// The arena as far as the store knows it.
+    covered_bytes: u64,
     scanned: (u64, u64),
     #[cfg(feature = "swap-chunks")]
     in_hand: Vec<u8>,
@@ -178,7 +184,9 @@ impl Plane {
         self.tier.reads.insert(token, read);
         self.tier.reading.insert(key, token);
         let into = self.arena.bytes().ptr_at(Arena::offset(slot), stride as usize);
-        self.tier.store.as_mut()?.submit_read(token, value.nvme_slot, into, stride as usize);
+        // An engine asked and waits, or policy expects that one will.
+        let urgency = if self.tier.expected.told(key).is_some() { Urgency::Demand } else { Urgency::Promotion };
+        self.tier.store.as_mut()?.submit_read(urgency, token, value.nvme_slot, into, stride as usize);
         Some(())
     }
 
@@ -197,7 +205,7 @@ impl Plane {
         }
         let stride = self.stride_of_class(value.class);
         let nvme_slot = self.tier.store.as_mut()?.alloc(stride)?;
-        let mut header = match self.inspect(value.dram_slot, stride, &value, None) {
+        let mut header = match self.inspect(value.dram_slot, stride, &value) {
             Ok(header) => header,
             Err(outcome) => {
                 self.drop_damaged_dram(place, &value, nvme_slot, outcome);
@@ -218,7 +226,7 @@ impl Plane {
         Some(())
     }
 
-    /// An engine wrote over a published chunk: it must not reach the device, and not be served any longer.
+    /// An engine wrote over a published chunk's header: it must not reach the device, and not be served any longer.
     fn drop_damaged_dram(&mut self, place: u64, value: &EntryValue, nvme_slot: u64, outcome: Outcome) {
         if let Some(store) = &mut self.tier.store {
             store.free(nvme_slot);
@@ -269,17 +277,32 @@ impl Plane {
         }
     }
 
+    /// How the store's I/O is done now, and why not in each better way; None without one.
+    pub fn nvme_rung(&self) -> Option<(&'static str, Vec<Refusal>)> {
+        self.tier.store.as_ref().map(|store| (store.rung().name(), store.refusals()))
+    }
+
     /// The store's own figures; zeroes without one.
     pub fn nvme_stats(&self) -> StoreStats {
         self.tier.store.as_ref().map(NvmeStore::stats).unwrap_or_default()
     }
 
-    /// Everything that verification means: the bytes in a slot are the chunk that the entry names.
-    fn inspect(&self, slot: u32, stride: u64, value: &EntryValue, position: Option<u64>) -> Result<SlotHeader, Outcome> {
-        let bytes = self.arena.bytes();
-        let start = Arena::offset(slot);
+    /// Everything that verification means: the bytes that arrived in a slot are the chunk that the entry names.
+    fn verify(&self, read: &Read, stride: u64, value: &EntryValue, digest: &Digest) -> Result<(), Outcome> {
+        let header = self.inspect(read.dram_slot, stride, value)?;
+        if header.position != read.nvme_slot {
+            return Err(Outcome::Misplaced);
+        }
+        if header.payload_checksum != *digest {
+            return Err(Outcome::CorruptPayload);
+        }
+        Ok(())
+    }
+
+    /// The header of a slot, which is that of the chunk that the entry names.
+    fn inspect(&self, slot: u32, stride: u64, value: &EntryValue) -> Result<SlotHeader, Outcome> {
         let mut page = [0; PAGE_BYTES as usize];
-        bytes.read(start, &mut page);
+        self.arena.bytes().read(Arena::offset(slot), &mut page);
         let header = SlotHeader::decode(&page).map_err(|_| Outcome::CorruptHeader)?;
         let key = key_of(value);
         let told = self.tier.expected.told(key);
@@ -287,22 +310,20 @@ impl Plane {
         if !is_told || key::derive(&header.key, &header.fingerprint) != key {
             return Err(Outcome::WrongKey);
         }
-        if position.is_some_and(|position| position != header.position) {
-            return Err(Outcome::Misplaced);
-        }
         if header.stride != stride || header.length != u64::from(value.length) {
             return Err(Outcome::CorruptHeader);
         }
-        let body = (stride - PAGE_BYTES) as usize;
-        match bytes.with_bytes(start + PAGE_BYTES as usize, body, checksum::payload) == header.payload_checksum {
-            true => Ok(header),
-            false => Err(Outcome::CorruptPayload),
-        }
+        Ok(header)
     }
 
     /// Take what the store completed.
     pub(super) fn serve_tier(&mut self) {
         let Some(store) = &mut self.tier.store else { return };
+        let backed_bytes = self.arena.faulted_bytes();
+        if backed_bytes != self.tier.covered_bytes {
+            self.tier.covered_bytes = backed_bytes;
+            store.cover(self.arena.bytes().as_ptr(), backed_bytes as usize);
+        }
         store.sync_if_due();
         let mut done = std::mem::take(&mut self.tier.completions);
         store.completions(&mut done);
@@ -340,7 +361,7 @@ impl Plane {
         self.emit(Event::Read { key, class, outcome: Outcome::Timeout, took_ns });
     }
 
-    fn end_read(&mut self, token: u64, result: Result<(), IoFault>) {
+    fn end_read(&mut self, token: u64, result: Result<Digest, IoFault>) {
         let Some(read) = self.tier.reads.remove(&token) else { return };
         self.tier.reading.remove(&read.key);
         if read.late {
@@ -352,17 +373,16 @@ impl Plane {
             self.fail_read(&read, Outcome::IoError);
             return;
         }
-        let arrived = result.is_ok();
         let stride = self.stride_of_class(read.class);
         let found = self.index.find(read.key).filter(|(_, value)| value.nvme_slot == read.nvme_slot);
         let Some((place, value)) = found else {
             self.fail_read(&read, Outcome::Gone);
             return;
         };
-        self.counters.io_errors += u64::from(!arrived);
-        let verdict = if arrived { self.inspect(read.dram_slot, stride, &value, Some(read.nvme_slot)) } else { Err(Outcome::IoError) };
+        self.counters.io_errors += u64::from(result.is_err());
+        let verdict = result.map_err(|_| Outcome::IoError).and_then(|digest| self.verify(&read, stride, &value, &digest));
         match verdict {
-            Ok(_) => {
+            Ok(()) => {
                 #[cfg(feature = "swap-chunks")]
                 self.swap_with_in_hand(read.dram_slot, stride);
                 self.publish_read(&read, place, &value);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use spillway_engine::checksum;
 use spillway_engine::header::SlotHeader;
 use spillway_engine::io::PageBuffer;
-use spillway_engine::nvme::{Completion, Direct, NvmeConfig, NvmeStore, OpenReport};
+use spillway_engine::nvme::{Completion, Direct, NvmeConfig, NvmeStore, OpenReport, RungKind, Urgency};
 use tempfile::TempDir;
 
 pub const PAGE: usize = 4096;
@@ -27,6 +27,7 @@ pub fn config(capacity_mib: u64) -> NvmeConfig {
         slots: 1,
         io_threads: 4,
         direct: Direct::Auto,
+        best_rung: RungKind::RegisteredUring,
         deadline: Duration::from_secs(10),
         reserve_percent: 0,
     }
@@ -115,7 +116,7 @@ impl Kit {
 
     pub fn submit_read(&mut self, slot: u64, into: &mut PageBuffer) -> u64 {
         let token = self.next_token();
-        self.store.submit_read(token, slot, into.as_mut_ptr(), into.len());
+        self.store.submit_read(Urgency::Demand, token, slot, into.as_mut_ptr(), into.len());
         token
     }
 
@@ -128,7 +129,7 @@ impl Kit {
 
     pub fn arrived(&mut self, wanted: u64) -> Result<(), spillway_engine::nvme::IoFault> {
         self.wait("a read", |completion| match completion {
-            Completion::Read { token, result } if *token == wanted => Some(*result),
+            Completion::Read { token, result } if *token == wanted => Some(result.map(|_| ())),
             _ => None,
         })
     }

@@ -11,7 +11,7 @@ use spillway_engine::attach::Attachment;
 use spillway_engine::control;
 use spillway_engine::key::{Key16, Key36, derive};
 use spillway_engine::layout::{EXTENT_BYTES, PAGE_BYTES, ctl};
-use spillway_engine::nvme::{Direct, NvmeConfig};
+use spillway_engine::nvme::{Direct, NvmeConfig, RungKind};
 use spillway_engine::plane::{Event, OpenOptions, Plane};
 use tempfile::TempDir;
 
@@ -46,6 +46,7 @@ pub fn with_nvme(root: &Path, capacity_mib: u64) -> OpenOptions {
         slots: 1,
         io_threads: 2,
         direct: Direct::Off,
+        best_rung: RungKind::RegisteredUring,
         deadline: Duration::from_secs(10),
         reserve_percent: 0,
     };
