@@ -390,12 +390,14 @@ class TierStats:
 
 @final
 class NvmeStats:
-    """The NVMe tier now."""
+    """The NVMe tier now. rung: "io_uring_registered", "io_uring" or "threads", "" without a store; rung_refusals: why each
+    better one is not used."""
 
     state: Final[int]
     reason: Final[str]
     direct: Final[bool]
     rung: Final[str]
+    rung_refusals: Final[dict[str, str]]
     scan_done: Final[bool]
     late_ios: Final[int]
     breaker_openings: Final[int]

@@ -118,7 +118,9 @@ class NvmeConfig(_Frozen):
     deadline_seconds: float = Field(
         default=0.25, gt=0, le=600, description="How long one read or write may take before the tier is suspected."
     )
-    io_threads: int = Field(default=8, ge=1, le=64, description="Threads that read and write, each one I/O at a time.")
+    io_threads: int = Field(
+        default=8, ge=1, le=64, description="Threads that read and write where io_uring cannot, each one I/O at a time."
+    )
 
 
 class SidecarConfig(_Frozen):

@@ -59,12 +59,14 @@ class EngineStatus(_Frozen):
 
 
 class NvmeStatus(_Frozen):
-    """The NVMe tier. `rung` is how it reads and writes; `direct` whether O_DIRECT was proved at open."""
+    """The NVMe tier. `rung` is how it reads and writes, `rung_refusals` why not in each better way; `direct` whether O_DIRECT was
+    proved at open."""
 
     state: Literal["off", "scanning", "active", "broken"]
     reason: str
     message: str
     rung: str
+    rung_refusals: dict[str, str] = {}
     direct: bool
     adopted: bool
     slot_number: int

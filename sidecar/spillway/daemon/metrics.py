@@ -248,6 +248,13 @@ METRICS: tuple[Declared, ...] = (
         _figure(lambda stats: stats.nvme.state),
     ),
     Declared(
+        "spillway_nvme_rung",
+        "gauge",
+        "1 for the way in which the NVMe tier reads and writes; /status says why not in a better one.",
+        "rung",
+        _table(lambda stats: {stats.nvme.rung: 1.0} if stats.nvme.rung else {}),
+    ),
+    Declared(
         "spillway_direct_io",
         "gauge",
         "1 when O_DIRECT was proved at open by a write, a read and a comparison.",

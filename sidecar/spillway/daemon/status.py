@@ -92,6 +92,7 @@ def _nvme(stats: _core.Stats, report: _core.Report) -> NvmeStatus:
         reason=now.reason or opened.reason,
         message=opened.message,
         rung=now.rung,
+        rung_refusals=now.rung_refusals,
         direct=now.direct,
         adopted=opened.adopted,
         slot_number=opened.slot_number,

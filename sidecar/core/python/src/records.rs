@@ -97,6 +97,7 @@ pub struct NvmeStats {
     reason: String,
     direct: bool,
     rung: &'static str,
+    rung_refusals: Py<PyDict>,
     scan_done: bool,
     late_ios: u64,
     breaker_openings: u64,
@@ -221,7 +222,7 @@ pub fn stats(py: Python<'_>, plane: &plane::Plane) -> PyResult<Stats> {
         entries: stats.entries,
         arena_poisoned: stats.arena_poisoned,
         fault_error: stats.fault_error.clone(),
-        nvme: Py::new(py, nvme_now(plane))?,
+        nvme: Py::new(py, nvme_now(py, plane)?)?,
         engines: stats.engines.iter().map(|found| Py::new(py, engine(py, found)?)).collect::<PyResult<_>>()?,
     })
 }
@@ -231,18 +232,24 @@ fn tier(py: Python<'_>, found: &plane::TierStats, slots: (u64, u64)) -> PyResult
     Py::new(py, TierStats { chunks: found.chunks, bytes: found.bytes, capacity_bytes: found.capacity_bytes, slots_free, slots_total })
 }
 
-fn nvme_now(plane: &plane::Plane) -> NvmeStats {
+fn nvme_now(py: Python<'_>, plane: &plane::Plane) -> PyResult<NvmeStats> {
     let (state, reason) = plane.nvme_state();
     let store = plane.nvme_stats();
-    NvmeStats {
+    let (rung, refusals) = plane.nvme_rung().unwrap_or_default();
+    let rung_refusals = PyDict::new(py);
+    for refusal in refusals {
+        rung_refusals.set_item(refusal.rung.name(), refusal.why)?;
+    }
+    Ok(NvmeStats {
         state: state as u32,
         reason: reason.to_owned(),
         direct: plane.report().nvme.direct,
-        rung: plane.report().nvme.rung,
+        rung,
+        rung_refusals: rung_refusals.unbind(),
         scan_done: plane.is_scan_done(),
         late_ios: store.late,
         breaker_openings: store.breaker_opened,
-    }
+    })
 }
 
 fn engine(py: Python<'_>, found: &plane::EngineStats) -> PyResult<EngineStats> {
