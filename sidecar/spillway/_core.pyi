@@ -27,6 +27,7 @@ __all__ = [
     "COUNT_RING_FULL",
     "COUNT_STORED_CHUNKS",
     "COUNT_STORE_DECLINED",
+    "COUNT_STORE_ENDED",
     "EXTENT_BYTES",
     "HEADER_BYTES",
     "HIT",
@@ -36,6 +37,7 @@ __all__ = [
     "MAX_RANKS",
     "MAX_TICKETS",
     "MAX_TICKET_SLOTS",
+    "MIN_STRIDE_BYTES",
     "MISS",
     "NVME",
     "NVME_ACTIVE",
@@ -107,6 +109,7 @@ KEY_BYTES: Final[int]  # 36
 HEADER_BYTES: Final[int]  # 4096: payload starts here in a slot
 PAGE_BYTES: Final[int]  # 4096: a slot number times this is its offset in the arena
 EXTENT_BYTES: Final[int]  # 64 MiB
+MIN_STRIDE_BYTES: Final[int]  # 64 KiB: the smallest slot, and what the arena is rounded down to
 MAX_RANKS: Final[int]  # 64
 MAX_GROUPS: Final[int]  # 16
 MAX_TICKETS: Final[int]  # 256 open tickets per incarnation
@@ -130,6 +133,7 @@ COUNT_NVME_KEYS: Final[int]
 COUNT_MISS_KEYS: Final[int]
 COUNT_LOAD_FAILURES: Final[int]
 COUNT_STORE_DECLINED: Final[int]
+COUNT_STORE_ENDED: Final[int]
 COUNT_LOADED_CHUNKS: Final[int]
 COUNT_STORED_CHUNKS: Final[int]
 COUNT_GATE_DECLINED: Final[int]
@@ -461,12 +465,15 @@ class Stats:
 
 @final
 class ClassRoom:
-    """Slots of one class in both tiers, those of extents that it could still draw included. Without a tier: 0."""
+    """Slots of one class in both tiers, those of extents that it could still draw included. Without a tier: 0.
+
+    dram_to_come: slots of extents that are being vacated for the class; they count for no class in the others."""
 
     class_id: Final[int]
     stride_bytes: Final[int]
     dram_free: Final[int]
     dram_total: Final[int]
+    dram_to_come: Final[int]
     nvme_free: Final[int]
     nvme_total: Final[int]
 
@@ -516,12 +523,24 @@ class Plane:
         """Lease free slots to engines, each (tag, group, at most so many); the numbers granted."""
 
     def lease_accounts(self) -> list[LeaseAccount]:
-        """Every group that can be granted to now: one with bytes, of an engine that is ready and was not refused."""
+        """Every group that can be granted to now: one with bytes, of an engine that is ready, lives and was not refused."""
+
+    def recall(self, recalls: list[tuple[int, int, int]]) -> list[int]:
+        """Take leases back that engines have not taken, each (tag, group, at most so many); the numbers that are free again."""
 
     def evict_dram(self, keys: list[bytes], *, spare_pinned: bool = False) -> list[bool]:
         """Unlink chunks from DRAM (a copy on NVMe stays). Freed follows once no reader can hold the slots.
 
         False: unknown, not in DRAM, being written to NVMe; with spare_pinned also what a load ticket holds now."""
+
+    def vacate_dram(self, keys: list[bytes], class_id: int, max_extents: int) -> int:
+        """Begin to vacate the first max_extents DRAM extents that these keys lie in for another class; how many.
+
+        Nothing of them is handed out any more; each changes its class when the last of its slots is free, or stays as it was
+        after 10 s. 0: none could hold a slot of the class, or the class is unknown."""
+
+    def vacated_chunks(self) -> list[bytes]:
+        """What must be evicted for the extents that are being vacated, as far as it can be now."""
 
     def evict_nvme(self, keys: list[bytes]) -> list[bool]:
         """Forget chunks on NVMe (a copy in DRAM stays). False: unknown, not there, being read or written."""
@@ -624,7 +643,7 @@ class Attachment:
 
     def open_tickets(self) -> int: ...
     def granted(self, group: int) -> int:
-        """Slots that lease can get now without asking."""
+        """Slots that lease can get now without asking, unless the sidecar takes them back before."""
 
     def lease(self, group: int, count: int) -> bytes:
         """int32 slots to store into, at most count. What is missing is made known to the sidecar."""

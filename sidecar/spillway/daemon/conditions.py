@@ -90,8 +90,8 @@ def _storage(reason: str, message: str) -> SidecarCondition:
 def _arena(report: _core.Report, stats: _core.Stats) -> list[SidecarCondition]:
     found = []
     asked, got = report.arena_bytes_asked, report.arena_bytes
-    # The arena is whole extents of 64 MiB; less than one below what was asked for is rounding.
-    if asked - got >= _core.EXTENT_BYTES:
+    # The core rounds down to 64 KiB.
+    if asked - got >= _core.MIN_STRIDE_BYTES:
         found.append(degraded("ArenaSmallerThanAsked", f"the memory volume holds {got} of {asked} bytes"))
     if stats.fault_error:
         found.append(degraded("ArenaSmallerThanAsked", f"the arena cannot be backed by memory: {stats.fault_error}"))

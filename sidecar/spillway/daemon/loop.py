@@ -43,9 +43,11 @@ class Loop:
 
     def turn(self, timeout_ms: int = 100) -> None:
         """Wait for events, at most `timeout_ms`, and answer them."""
-        # What a donation made room for is written at once.
+        # What a donation made room for is written at once, and what lies in its way leaves at once.
         self._tell(self._plane.poll(0 if self._donated else timeout_ms))
-        self._carry_out(self._planner.plan(self._plane.room(), self._plane.lease_accounts(), time.monotonic()))
+        rooms, accounts = self._plane.room(), self._plane.lease_accounts()
+        vacated = self._plane.vacated_chunks() if any(room.dram_to_come for room in rooms) else []
+        self._carry_out(self._planner.plan(rooms, accounts, time.monotonic(), vacated))
 
     def flush(self, deadline_seconds: float) -> None:
         """Write what is still only in DRAM and make it durable, as far as the time and the room on NVMe go."""
@@ -90,13 +92,9 @@ class Loop:
                     self._planner.freed(class_id, count)
                 case _core.EngineAttached():
                     self.engines_attached_ever += 1
-                case (
-                    _core.LeaseWanted()
-                    | _core.EngineReady()
-                    | _core.EngineDead()
-                    | _core.EngineRefused()
-                    | _core.ScanDone()
-                ):
+                case _core.LeaseWanted(tag=tag, group=group):
+                    self._planner.leases_wanted(tag, group, time.monotonic())
+                case _core.EngineReady() | _core.EngineDead() | _core.EngineRefused() | _core.ScanDone():
                     # Who can be granted to, and what it has, is asked at each turn.
                     pass
                 case _:
@@ -106,12 +104,18 @@ class Loop:
         self._donated = False
         if moves.promote:
             self._refused(self._planner.read_refused, moves.promote, self._plane.read(moves.promote))
+        if moves.recall:
+            self._plane.recall(moves.recall)
         if moves.evict:
             answers = self._plane.evict_dram(moves.evict, spare_pinned=True)
             self._planner.evicted(key for key, done in zip(moves.evict, answers, strict=True) if done)
             self._refused(self._planner.eviction_refused, moves.evict, answers)
         if moves.grant:
             self._plane.grant(moves.grant)
+        for donation in moves.vacate:
+            begun = self._plane.vacate_dram(donation.oldest, donation.to_class, donation.extents)
+            self._planner.vacating(time.monotonic(), begun)
+            self._donated = self._donated or begun > 0
         for donation in moves.donate:
             self._donate(donation)
         if moves.drop:

@@ -28,6 +28,9 @@ IDLE_LEASE_SHARE, IDLE_LEASE_MIN = 8, 2
 # And engines may have no more than this share of a class's slots in leases of any kind, each engine its part of it: what is
 # leased holds no chunk, and an engine that never gives back what it took must not take the cache.
 LEASE_CAP_SHARE = 2
+# An engine that took no lease for so long is idle: this part of its share of idle leases stays with it, the rest comes back as
+# soon as its class would have to evict for somebody else. The figures are arbitrary.
+IDLE_ENGINE_SECONDS, IDLE_ENGINE_PART = 10.0, 4
 # Promotions may fill this share of a class's slots at a time, so that two long prefixes cannot push each other out for ever;
 # and no more than it is kept for the requests that wait, so that stores always find a chunk to evict.
 PROMOTION_SHARE = 2
@@ -42,12 +45,16 @@ SPARE_VICTIMS = 8
 MAX_EXTENTS, DONOR_WINDOW = 16, 256
 # ... and searching takes at most a tenth of the time.
 SEARCH_SHARE = 10
+# DRAM extents that a class gets at a time, and how long it evicts nothing of its own meanwhile: until they are empty every engine
+# must have ended its step, which takes milliseconds.
+MAX_DRAM_EXTENTS, VACATE_SECONDS = 4, 0.5
 # Where it brought nothing, something in the extent was being read or written.
 SEARCH_AGAIN_SECONDS = 1.0
 
 
 class Room(Protocol):
-    """Slots of one class in both tiers, those of extents that it could still draw included."""
+    """Slots of one class in both tiers, those of extents that it could still draw included; dram_to_come: of extents that are
+    being vacated for it."""
 
     @property
     def class_id(self) -> int: ...
@@ -57,6 +64,8 @@ class Room(Protocol):
     def dram_free(self) -> int: ...
     @property
     def dram_total(self) -> int: ...
+    @property
+    def dram_to_come(self) -> int: ...
     @property
     def nvme_free(self) -> int: ...
 
@@ -91,11 +100,15 @@ class Moves:
     """One turn, to be carried out in this order. Keys are 16 bytes."""
 
     promote: list[bytes] = field(default_factory=list)  # NVMe -> DRAM
+    recall: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # (tag, group, slots) that its engine has not taken
     evict: list[bytes] = field(default_factory=list)  # from DRAM
     grant: list[tuple[int, int, int]] = field(default_factory=list)  # (tag, group, slots)
     drop: list[bytes] = field(default_factory=list)  # from NVMe, for what is written next
     write: list[bytes] = field(default_factory=list)  # DRAM -> NVMe
-    donate: list[Donation] = field(default_factory=list)
+    vacate: list[Donation] = field(default_factory=list)  # in DRAM, chunk by chunk
+    donate: list[Donation] = field(default_factory=list)  # on NVMe
 
 
 class Planner:
@@ -124,7 +137,8 @@ class Planner:
         # Promoted for a request that has not used it yet: key -> (class, deadline), in order of arrival.
         self._awaited: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._leaving: Counter[int] = Counter()
-        self._search_at = 0.0
+        self._search_at = self._vacate_at = self._patient_until = 0.0
+        self._took_at: dict[tuple[int, int], float] = {}  # (tag, group) -> when its engine took or missed a lease
         self.dram_evictions = self.nvme_evictions = self.unwritten_evictions = 0
 
     @property
@@ -193,6 +207,10 @@ class Planner:
         """Evicted slots can be used again."""
         self._leaving[class_id] = max(self._leaving[class_id] - count, 0)
 
+    def leases_wanted(self, tag: int, group: int, now: float) -> None:
+        """An engine took leases of a group, or found none."""
+        self._took_at[tag, group] = now
+
     # What became of the moves. What the core refused is told by `lies`.
 
     def evicted(self, keys: Iterable[bytes]) -> None:
@@ -236,16 +254,25 @@ class Planner:
         """A donation was carried out, and so many chunks left by it."""
         self._search_at = ended + ((ended - began) * SEARCH_SHARE if brought else SEARCH_AGAIN_SECONDS)
 
+    def vacating(self, now: float, extents: int) -> None:
+        """So many extents are being vacated in DRAM."""
+        if extents:
+            self._patient_until = now + VACATE_SECONDS
+        else:
+            self._vacate_at = now + SEARCH_AGAIN_SECONDS
+
     # The moves.
 
-    def plan(self, rooms: Sequence[Room], accounts: Sequence[Account], now: float) -> Moves:
-        """The moves of a turn. `now` is on the clock of the deadlines."""
+    def plan(
+        self, rooms: Sequence[Room], accounts: Sequence[Account], now: float, vacated: Sequence[bytes] = ()
+    ) -> Moves:
+        """The moves of a turn. `now` is on the clock of the deadlines; `vacated`: what lies in DRAM extents that shall be empty."""
         moves = Moves()
         self._end_waits(now)
         waiting: dict[int, list[bytes]] = {}
         for key, (class_id, _deadline) in self._waiting.items():
             waiting.setdefault(class_id, []).append(key)
-        debts = self._debts(rooms, accounts)
+        debts, excess = self._debts(rooms, accounts, now)
         for room in rooms:
             free = room.dram_free - self._promote(room, waiting.get(room.class_id, ()), moves)
             owed = debts.get(room.class_id, [])
@@ -254,7 +281,16 @@ class Planner:
             # Before the evictions: what is being written cannot leave DRAM, and the oldest of both are often the same.
             if self.nvme_usable:
                 self._write(room, now, moves)
-            self._evict(room, free, still_waiting + sum(count for _account, count in owed), moves)
+            wanted = still_waiting + sum(count for _account, count in owed)
+            short = self._short(room, free, wanted)
+            short -= self._recall(room, excess, short, moves)
+            if wanted and short > 0:
+                short -= self._vacate(room, rooms, accounts, short, now, moves)
+            self._evict(room, short, moves)
+        chosen = set(moves.evict)
+        moves.evict.extend(
+            key for key in vacated if not (key in chosen or key in self._writing or key in self._awaited)
+        )
         return moves
 
     def _end_waits(self, now: float) -> None:
@@ -279,10 +315,16 @@ class Planner:
         moves.promote.extend(reads)
         return len(reads)
 
-    def _debts(self, rooms: Sequence[Room], accounts: Sequence[Account]) -> dict[int, list[tuple[Account, int]]]:
+    def _debts(
+        self, rooms: Sequence[Room], accounts: Sequence[Account], now: float
+    ) -> tuple[dict[int, list[tuple[Account, int]]], list[tuple[Account, int]]]:
         """By class, what each group lacks so that an engine's next step finds its share of leases, however much it asked for
-        before: what it took and missed meanwhile, a stall's retries among it, is no measure of what it will use."""
+        before: what it took and missed meanwhile, a stall's retries among it, is no measure of what it will use. And what groups
+        have beyond their share, which others may need more."""
         debts: dict[int, list[tuple[Account, int]]] = {}
+        excess: list[tuple[Account, int]] = []
+        known = {(account.tag, account.group): now for account in accounts}
+        self._took_at = {place: self._took_at.get(place, now) for place in known}
         by_class = {room.class_id: room for room in rooms}
         engines: dict[int, set[int]] = {}
         for account in accounts:
@@ -294,12 +336,16 @@ class Planner:
         for account in accounts:
             place = account.tag, account.class_id
             share = self._arena_bytes // by_class[account.class_id].stride_bytes // (IDLE_LEASE_SHARE * len(accounts))
+            if now - self._took_at[account.tag, account.group] >= IDLE_ENGINE_SECONDS:
+                share //= IDLE_ENGINE_PART
             target = min(max(share, IDLE_LEASE_MIN), self._max_granted)
+            if account.idle > target:
+                excess.append((account, account.idle - target))
             lacking = min(target - account.idle, left[place])
             if lacking > 0:
                 left[place] -= lacking
                 debts.setdefault(account.class_id, []).append((account, lacking))
-        return debts
+        return debts, excess
 
     def _grant(self, owed: Sequence[tuple[Account, int]], free: int, moves: Moves) -> None:
         """Where not everybody can get what it lacks, who has least gets first: one engine's burst leaves the other its part."""
@@ -313,12 +359,49 @@ class Planner:
                 moves.grant.append((account.tag, account.group, count))
                 free -= count
 
-    def _evict(self, room: Room, free: int, wanted: int, moves: Moves) -> None:
-        """Until what is free, and what is on its way out, covers the reserve, the promotions and the leases owed. Debts are of
-        this class alone: another class's must not empty it."""
+    def _short(self, room: Room, free: int, wanted: int) -> int:
+        """Slots that are lacking until what is free, and what is on its way out, covers the reserve, the promotions and the leases
+        owed. Debts are of this class alone: another class's must not empty it."""
         reserve = min(max(room.dram_total // FREE_SHARE, FREE_MIN), FREE_MAX)
         target = max(reserve, min(wanted, room.dram_total // PROMOTION_SHARE))
-        short = target - free - self._leaving[room.class_id]
+        return target - free - self._leaving[room.class_id]
+
+    def _recall(self, room: Room, excess: Sequence[tuple[Account, int]], short: int, moves: Moves) -> int:
+        """Before a chunk leaves for somebody, leases come back that nobody uses; how many."""
+        recalled = 0
+        for account, count in excess:
+            count = min(count, short - recalled)
+            if account.class_id == room.class_id and count > 0:
+                moves.recall.append((account.tag, account.group, count))
+                recalled += count
+        return recalled
+
+    def _vacate(
+        self, room: Room, rooms: Sequence[Room], accounts: Sequence[Account], short: int, now: float, moves: Moves
+    ) -> int:
+        """Extents of the class whose chunks are the oldest, where those of this one are clearly younger: so a model that left gives
+        its arena up, and the groups of a hybrid share by need. The slots that come by it.
+
+        A class that an engine uses keeps an extent. While one is on its way nothing else is asked for.
+        """
+        if room.dram_to_come:
+            return room.dram_to_come if now < self._patient_until else 0
+        if now < self._vacate_at:
+            return 0
+        donor = self._dram.donor(room.class_id)
+        giving = next((other for other in rooms if other.class_id == donor), None)
+        if donor is None or giving is None:
+            return 0
+        per_extent = max(EXTENT_BYTES // room.stride_bytes, 1)
+        owned = -(-giving.dram_total // max(EXTENT_BYTES // giving.stride_bytes, 1))
+        spare = owned - any(account.class_id == donor for account in accounts)
+        extents = min(-(-short // per_extent), spare, MAX_DRAM_EXTENTS)
+        if extents <= 0:
+            return 0
+        moves.vacate.append(Donation(room.class_id, self._dram.victims(donor, DONOR_WINDOW), extents))
+        return extents * per_extent
+
+    def _evict(self, room: Room, short: int, moves: Moves) -> None:
         if short > 0:
             moves.evict.extend(
                 self._dram.victims(room.class_id, short, self._nvme.__contains__, self._kept_in_dram(room))

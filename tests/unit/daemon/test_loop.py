@@ -16,7 +16,7 @@ from spillway.daemon import loop as loop_module
 from spillway.daemon.loop import Loop
 from spillway.policy import planner
 
-from tests.unit.core.pod import MIB, Engine, Pod, keys_of
+from tests.unit.core.pod import MIB, Engine, Pod, key_of, keys_of
 
 CHUNKS = range(100)
 NVME_ONLY = bytes([_core.TIER_NVME]) * len(CHUNKS)
@@ -333,4 +333,82 @@ def test_event_of_an_unknown_kind_is_an_error(root: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(pod.loop, "_plane", PlaneOfANewerCore())
     with pytest.raises(AssertionError, match="Newer"):
         pod.loop.turn(0)
+    pod.plane.close()
+
+
+def test_arena_that_an_earlier_model_filled_goes_over_to_the_next_one(root: Path) -> None:
+    """Without a restart and without a disk: the strides differ, so no slot of the one model fits a chunk of the other."""
+    pod, old, slots = full_pod(root)
+    old.close()
+    pod.until("the first one's end", lambda: not pod.plane.stats().engines)
+    assert dram_chunks(pod) > slots // 2, "what it stored stays while nobody needs the room"
+    new = pod.attach([[2_000_000]])
+    (class_id,) = {account.class_id for account in pod.plane.lease_accounts()}
+    whole = 3 * (_core.EXTENT_BYTES // 2_007_040)
+    for first in range(1000, 1000 + 3 * whole, 8):
+        pod.store(new, range(first, first + 8))
+    room = next(room for room in pod.plane.room() if room.class_id == class_id)
+    assert room.dram_total == whole, "an extent stayed with the model that left"
+    newest = range(1000 + 3 * whole - 64, 1000 + 3 * whole)
+    assert pod.lookup(new, newest) == bytes([_core.HIT]) * 64
+    pod.until("the end of the first one's class", lambda: len(pod.plane.room()) == 1)
+    new.close()
+    pod.plane.close()
+
+
+def test_groups_of_a_hybrid_share_the_arena_by_need(root: Path) -> None:
+    """Each prompt brings one large chunk of the one group and four small ones of the other."""
+    pod = LoopedPod(root, arena_mib=320, dead_grace_seconds=0.1)
+    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 320 * MIB)
+    engine = pod.attach([[1_000_000, 4_000_000]])
+
+    def store(group: int, numbers: range) -> None:
+        left = list(numbers)
+
+        def handed_over() -> bool:
+            slots = engine.scheduler.lease(group, len(left))
+            keys = b"".join(key_of(number, group) for number in left[: len(slots) // 4])
+            assert engine.scheduler.publish(keys, group, slots) == len(slots) // 4
+            del left[: len(slots) // 4]
+            return not left
+
+        pod.until(f"{numbers} of group {group}", handed_over)
+
+    def hits(group: int, numbers: range) -> int:
+        answers = engine.scheduler.lookup(b"".join(key_of(number, group) for number in numbers))
+        engine.scheduler.end_step()
+        return answers.count(_core.HIT)
+
+    # The small ones come alone first and take every extent.
+    store(0, range(320))
+    for prompt in range(200):
+        store(0, range(1000 + 4 * prompt, 1004 + 4 * prompt))
+        store(1, range(5000 + prompt, 5001 + prompt))
+    by_class = {room.stride_bytes: room.dram_total for room in pod.plane.room()}
+    assert len(by_class) == 2
+    assert min(stride * total for stride, total in by_class.items()) > 100 * MIB, by_class
+    assert hits(0, range(1760, 1800)) == 40
+    assert hits(1, range(5190, 5200)) == 10
+    engine.close()
+    pod.plane.close()
+
+
+def test_leases_that_an_idle_engine_keeps_come_back_when_the_cache_needs_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, engine, slots = full_pod(root)
+    idle = pod.attach([[1_000_000]])
+    pod.until("its leases", lambda: idle.scheduler.granted(0) == slots // (2 * planner.IDLE_LEASE_SHARE))
+    monkeypatch.setattr(planner, "IDLE_ENGINE_SECONDS", 0.2)
+
+    def is_back() -> bool:
+        pod.store(engine, range(1000 + 8 * len(rounds), 1008 + 8 * len(rounds)))
+        rounds.append(None)
+        return bool(idle.scheduler.granted(0) <= slots // (2 * planner.IDLE_LEASE_SHARE) // planner.IDLE_ENGINE_PART)
+
+    rounds: list[None] = []
+    pod.until("the idle one's leases", is_back)
+    pod.store(idle, range(5000, 5008))
+    for end in (engine, idle):
+        end.close()
     pod.plane.close()

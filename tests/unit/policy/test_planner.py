@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 from spillway.policy import EvictionOrder, Moves, Planner, Recency
 from spillway.policy.planner import (
     DRAM,
+    EXTENT_BYTES,
     FREE_SHARE,
+    IDLE_ENGINE_PART,
+    IDLE_ENGINE_SECONDS,
     IDLE_LEASE_MIN,
     IDLE_LEASE_SHARE,
     LEASE_CAP_SHARE,
+    MAX_DRAM_EXTENTS,
     MAX_WRITES,
     NVME,
     PROMOTION_SHARE,
+    VACATE_SECONDS,
     WRITE_SHARE,
 )
 
@@ -30,6 +35,7 @@ class SomeRoom:
     stride_bytes: int = STRIDE
     dram_free: int = 0
     dram_total: int = SLOTS
+    dram_to_come: int = 0
     nvme_free: int = 0
 
 
@@ -278,3 +284,96 @@ def test_a_class_without_room_asks_another_for_extents_and_searches_a_tenth_of_t
     subject.searched(began=0.0, ended=0.5, brought=0)
     assert subject.plan(rooms, [], 1.4).donate == []
     assert len(subject.plan(rooms, [], 1.6).donate) == 1
+
+
+PER_EXTENT = EXTENT_BYTES // STRIDE
+
+
+def with_a_class_that_was_used_before(old: int, young: int) -> Planner:
+    """Chunks of class 0, all used before any of class 1."""
+    subject = planner()
+    for number in range(old):
+        subject.found(key_of(number), 0, DRAM)
+    for number in range(1000, 1000 + young):
+        subject.found(key_of(number), 1, DRAM)
+    return subject
+
+
+def test_class_that_an_engine_needs_gets_extents_of_one_that_was_used_before() -> None:
+    subject = with_a_class_that_was_used_before(200, 0)
+    rooms = [SomeRoom(0, dram_free=64), SomeRoom(1, dram_total=0)]
+    moves = subject.plan(rooms, [SomeAccount(0, class_id=1)], 0)
+    (donation,) = moves.vacate
+    assert (donation.to_class, donation.extents) == (1, 1)
+    assert donation.oldest == [key_of(number) for number in range(200)]
+    subject.vacating(0, 1)
+    # Until they come nothing else is asked for, and what lies in them leaves but for what a request waits for.
+    coming = [rooms[0], replace(rooms[1], dram_to_come=PER_EXTENT)]
+    vacated = [key_of(number) for number in range(3)]
+    moves = subject.plan(coming, [SomeAccount(0, class_id=1)], 0.1, vacated)
+    assert (moves.vacate, moves.evict) == ([], vacated)
+
+
+@given(st.integers(0, 240), st.integers(0, 240), st.integers(0, 64), st.booleans(), st.integers(0, PER_EXTENT))
+def test_extents_change_hands_for_need_and_age_alone(
+    old: int, young: int, free: int, donor_is_used: bool, total: int
+) -> None:
+    subject = with_a_class_that_was_used_before(old, young)
+    rooms = [SomeRoom(0), SomeRoom(1, dram_free=free, dram_total=total)]
+    accounts = [SomeAccount(0, class_id=1, idle=2), *([SomeAccount(1)] if donor_is_used else [])]
+    moves = subject.plan(rooms, accounts, 0)
+    for donation in moves.vacate:
+        assert donation.to_class == 1 or old == 0, "the older class never takes from the younger"
+        assert 0 < donation.extents <= MAX_DRAM_EXTENTS
+        owned = -(-SLOTS // PER_EXTENT)
+        assert donation.extents <= owned - donor_is_used, "a class that an engine uses keeps an extent"
+    if moves.vacate and old and young:
+        assert old > young // 8, "of classes that are used alike neither gives anything away"
+    nobody = with_a_class_that_was_used_before(old, young).plan(rooms, [], 0)
+    assert nobody.vacate == [], "nobody needs it"
+
+
+def test_class_that_waits_too_long_for_an_extent_evicts_its_own() -> None:
+    subject = with_a_class_that_was_used_before(200, 100)
+    rooms = [SomeRoom(0, dram_free=64), SomeRoom(1, dram_to_come=PER_EXTENT)]
+    subject.vacating(0, 1)
+    account = [SomeAccount(0, class_id=1)]
+    assert subject.plan(rooms, account, VACATE_SECONDS / 2).evict == []
+    assert len(subject.plan(rooms, account, VACATE_SECONDS).evict) > 0
+
+
+def test_an_extent_that_cannot_be_vacated_is_not_asked_for_at_every_turn() -> None:
+    subject = with_a_class_that_was_used_before(200, 0)
+    rooms, account = [SomeRoom(0, dram_free=64), SomeRoom(1, dram_total=0)], [SomeAccount(0, class_id=1)]
+    assert len(subject.plan(rooms, account, 0).vacate) == 1
+    subject.vacating(0, 0)
+    assert subject.plan(rooms, account, 0.9).vacate == []
+    assert len(subject.plan(rooms, account, 1.1).vacate) == 1
+
+
+@given(st.integers(0, MAX_GRANTED), st.integers(0, SLOTS), st.booleans())
+def test_leases_that_nobody_uses_come_back_before_a_chunk_leaves(idle: int, free: int, used: bool) -> None:
+    subject = planner()
+    for number in range(SLOTS):
+        subject.found(key_of(number), 0, DRAM)
+    account, room = SomeAccount(0, idle=idle), SomeRoom(dram_free=free)
+    subject.plan([SomeRoom(dram_free=SLOTS)], [account], 0)
+    if used:
+        subject.leases_wanted(0, 0, IDLE_ENGINE_SECONDS)
+    moves = subject.plan([room], [account], IDLE_ENGINE_SECONDS)
+    share = SLOTS // IDLE_LEASE_SHARE // (1 if used else IDLE_ENGINE_PART)
+    recalled = sum(count for _tag, _group, count in moves.recall)
+    reserve = SLOTS // FREE_SHARE
+    assert recalled == min(max(idle - share, 0), max(reserve - free, 0))
+    owed = max(share - idle, 0)
+    assert len(moves.evict) == max(max(reserve, owed) - max(free, 0) - recalled, 0)
+
+
+def test_an_engine_that_took_none_for_long_keeps_some_and_gets_its_share_again_when_it_comes_back() -> None:
+    subject = planner()
+    account, room = SomeAccount(0), SomeRoom(dram_free=SLOTS)
+    subject.plan([room], [account], 0)
+    (few,) = subject.plan([room], [account], IDLE_ENGINE_SECONDS).grant
+    subject.leases_wanted(0, 0, IDLE_ENGINE_SECONDS)
+    (share,) = subject.plan([room], [account], IDLE_ENGINE_SECONDS).grant
+    assert (few[2], share[2]) == (SLOTS // IDLE_LEASE_SHARE // IDLE_ENGINE_PART, SLOTS // IDLE_LEASE_SHARE)

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::control::{self, Ctl, Incarnation, STATE_ACCEPTED};
 use crate::epoch;
 use crate::error::{CoreError, Result};
+use crate::grants;
 use crate::index::Index;
 use crate::key::{FINGERPRINT_BYTES, Fingerprint, KEY_BYTES, Key16, Key36, KeyMap};
 use crate::layout::*;
@@ -380,22 +381,22 @@ impl Attachment {
         Ok(())
     }
 
-    /// Slots that [`Self::lease`] can get without asking.
+    /// Slots that [`Self::lease`] can get without asking, unless the sidecar takes them back before.
     pub fn granted(&self, group: usize) -> Result<u64> {
         self.need_group(group)?;
         let ring = self.ctl().grant_ring(group);
-        Ok(ring.head.load(Ordering::Acquire).wrapping_sub(ring.tail.load(Ordering::Relaxed)).min(GRANT_SLOTS as u64))
+        let tail = grants::Tail::of(ring.tail.load(Ordering::Acquire));
+        Ok(tail.waiting(ring.head.load(Ordering::Acquire), GRANT_SLOTS as u64))
     }
 
     /// Take at most `count` granted slots; what is missing is made known to the sidecar.
     pub fn lease(&mut self, group: usize, count: usize) -> Result<Vec<u32>> {
         self.need_scheduler("lease")?;
-        let ready = self.granted(group)?.min(count as u64);
+        self.need_group(group)?;
         let ring = self.ctl().grant_ring(group);
-        let tail = ring.tail.load(Ordering::Relaxed);
-        let slots = (0..ready).map(|step| self.ctl().grant_slot(group, tail.wrapping_add(step)).load(Ordering::Relaxed)).collect();
-        ring.tail.store(tail.wrapping_add(ready), Ordering::Release);
-        let missed = (count as u64 - ready) as u32;
+        let slot_at = |place| self.ctl().grant_slot(group, place).load(Ordering::Relaxed);
+        let slots = grants::take(&ring.head, &ring.tail, GRANT_SLOTS as u64, count as u64, slot_at);
+        let missed = (count - slots.len()) as u32;
         if missed > 0 {
             self.ctl().header().lease_missed[group].fetch_add(missed, Ordering::Release);
         }

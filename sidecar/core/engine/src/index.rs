@@ -47,9 +47,9 @@ impl IndexShape {
         Ok(Self { arena_bytes, entry_count: room - room % Self::ENTRIES_PER_PAGE })
     }
 
-    /// 64 MiB extents of the arena.
+    /// 64 MiB extents of the arena, the last one perhaps less.
     pub fn extents(&self) -> u64 {
-        self.arena_bytes / EXTENT_BYTES
+        self.arena_bytes.div_ceil(EXTENT_BYTES)
     }
 
     fn slots(&self) -> u64 {
@@ -73,7 +73,7 @@ impl IndexShape {
         self.entry_count.is_multiple_of(Self::ENTRIES_PER_PAGE)
             && self.entry_count >= Self::MIN_ENTRIES
             && self.entry_count < 1 << 40
-            && self.arena_bytes.is_multiple_of(EXTENT_BYTES)
+            && self.arena_bytes.is_multiple_of(MIN_STRIDE_BYTES)
             && (EXTENT_BYTES..1 << 44).contains(&self.arena_bytes)
     }
 }
@@ -401,7 +401,13 @@ mod tests {
 
     #[test]
     fn the_table_takes_all_the_room_it_is_given() {
-        for (arena, bytes) in [(EXTENT_BYTES, 1 << 20), (EXTENT_BYTES, (1 << 20) - 1), (1 << 40, 1 << 30), (3 * EXTENT_BYTES, 12_345_678)] {
+        for (arena, bytes) in [
+            (EXTENT_BYTES, 1 << 20),
+            (EXTENT_BYTES, (1 << 20) - 1),
+            (1 << 40, 1 << 30),
+            (3 * EXTENT_BYTES, 12_345_678),
+            (82 << 20, 1 << 20),
+        ] {
             let shape = IndexShape::within(arena, bytes).expect("room");
             assert!(shape.is_valid());
             assert!((bytes - PAGE_BYTES..=bytes).contains(&shape.file_bytes()), "{bytes}: {shape:?}");

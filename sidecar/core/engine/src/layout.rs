@@ -9,7 +9,7 @@ use crate::map::SharedCell;
 use crate::seqlock::Entry;
 
 /// The version of everything below. A reader of another version refuses, readably.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 /// `b"SPWINDX1"` as a little-endian word.
 pub const INDEX_MAGIC: u64 = u64::from_le_bytes(*b"SPWINDX1");
 /// `b"SPWCTRL1"` as a little-endian word.
@@ -17,7 +17,7 @@ pub const CTL_MAGIC: u64 = u64::from_le_bytes(*b"SPWCTRL1");
 
 /// A slot number times this is its offset in the arena; also the size of a slot's header.
 pub const PAGE_BYTES: u64 = 4096;
-/// The unit in which slot classes draw arena memory.
+/// The unit in which slot classes draw arena memory; the last one of an arena may be less.
 pub const EXTENT_BYTES: u64 = 64 << 20;
 /// The smallest slot, and what one record of the slot table stands for.
 pub const MIN_STRIDE_BYTES: u64 = 64 << 10;
@@ -142,7 +142,7 @@ layout! {
     SlotRecord: 16, {
         /// Bits 0-7 state, 8-15 tag, 16-23 class, 24-31 zero, 32-63 since, in seconds of CLOCK_MONOTONIC.
         word: AtomicU64 = 0,
-        /// READING: the daemon_incarnation that submitted the read.
+        /// READING: the daemon_incarnation that submitted the read. RECALLING: bits 0-15 the recalls that the grant ring showed, 32-63 its group.
         incarnation: AtomicU64 = 8,
     }
 }
@@ -222,7 +222,7 @@ layout! {
         head: AtomicU64 = 0,
         /// Zero.
         pad_head: [AtomicU64; 7] = 8,
-        /// Consumer: records ever consumed, each after it took effect.
+        /// Consumer: records ever consumed, each after it took effect. Grant rings: bits 0-47 slots ever taken by either side, 48-63 the sidecar's recalls.
         tail: AtomicU64 = 64,
         /// Zero.
         pad_tail: [AtomicU64; 7] = 72,
@@ -342,6 +342,7 @@ pub const COUNTERS: &[&str] = &[
     "loaded_dram_tokens",
     "loaded_nvme_tokens",
     "loaded_other_tokens",
+    "store_ended",
 ];
 const _: () = assert!(COUNTERS.len() <= 24);
 

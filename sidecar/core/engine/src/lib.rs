@@ -26,6 +26,7 @@ pub mod clock;
 pub mod control;
 #[cfg(not(loom))]
 pub mod error;
+pub mod grants;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod guard;

@@ -23,6 +23,8 @@ enum Role {
     Store,
     /// Evicts the even chunks once all are stored.
     Evict,
+    /// Takes back what the engine has not taken once all are stored.
+    Recall,
     /// Writes all to NVMe, evicts them from DRAM, reads what is wanted.
     Promote,
 }
@@ -95,6 +97,7 @@ impl Daemon {
         let keys: Vec<Key16> = (1..=CHUNKS).map(key16).collect();
         match self.role {
             Role::Store => return,
+            Role::Recall => _ = self.plane.recall_leases(0, 0, 3),
             Role::Evict => _ = self.plane.evict_dram(&[keys[1], keys[3], keys[5]], false),
             Role::Promote if self.written < keys.len() => {
                 self.plane.write(&keys);
@@ -112,6 +115,7 @@ fn the_daemon() {
     let Ok(root) = std::env::var("SPILLWAY_DAEMON_ROOT") else { return };
     let role = match std::env::var("SPILLWAY_DAEMON_ROLE").as_deref() {
         Ok("evict") => Role::Evict,
+        Ok("recall") => Role::Recall,
         Ok("promote") => Role::Promote,
         _ => Role::Store,
     };
@@ -126,6 +130,7 @@ fn start_daemon(root: &Path, crash_at: &str, role: Role) -> Child {
     let name = match role {
         Role::Store => "store",
         Role::Evict => "evict",
+        Role::Recall => "recall",
         Role::Promote => "promote",
     };
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -243,7 +248,7 @@ fn kill_and_take_over(crash_at: &str, role: Role) -> Plane {
     store.check_hits(root);
 
     let mut successor = Daemon::open(root, role);
-    if role == Role::Evict {
+    if role == Role::Evict || role == Role::Recall {
         successor.role = Role::Store;
     }
     wait_for("the successor to serve all chunks", || {
@@ -269,8 +274,15 @@ fn killed_while_accepting_an_engine() {
 
 #[test]
 fn killed_while_granting() {
-    for point in ["granting:1", "granting:3", "grant-written:1", "grant-written:8", "granted:1", "granted:8"] {
+    for point in ["extent-assigned:1", "granting:1", "granting:3", "grant-written:1", "grant-written:8", "granted:1", "granted:8"] {
         kill_and_take_over(point, Role::Store);
+    }
+}
+
+#[test]
+fn killed_while_taking_leases_back() {
+    for point in ["recalling:1", "recalled:1"] {
+        kill_and_take_over(point, Role::Recall);
     }
 }
 

@@ -117,6 +117,7 @@ impl Hostile {
         scheduler.set_fingerprint([dice.below(3) as u8 + 7; 32]).unwrap();
         if let Some(tag) = self.tag {
             plane.grant(tag, 0, dice.below(4));
+            plane.recall_leases(tag, dice.below(3) as usize, dice.below(3));
         }
         self.leased.extend(scheduler.lease(0, dice.below(4) as usize).unwrap());
         self.leased.truncate(64);

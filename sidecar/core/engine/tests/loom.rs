@@ -1,10 +1,11 @@
-//! The two protocols under every interleaving and reordering that the memory model allows: `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+//! The protocols under every interleaving and reordering that the memory model allows: `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
 #![cfg(loom)]
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::thread;
 use spillway_engine::epoch;
+use spillway_engine::grants::{self, Tail};
 use spillway_engine::seqlock::{Entry, EntryValue, LIVE};
 
 fn entry() -> Entry {
@@ -158,5 +159,49 @@ fn an_idle_engine_holds_nothing_up() {
         let shared = pod();
         evict(&shared);
         assert_eq!(shared.freed.load(Ordering::Acquire), 1);
+    });
+}
+
+/// A grant ring of two places.
+struct Ring {
+    head: AtomicU64,
+    tail: AtomicU64,
+    slots: [AtomicU32; 2],
+}
+
+#[test]
+fn a_granted_slot_is_taken_or_taken_back_and_never_both() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(4);
+    model.check(|| {
+        let shared = Arc::new(Ring { head: AtomicU64::new(2), tail: AtomicU64::new(0), slots: [AtomicU32::new(10), AtomicU32::new(11)] });
+        let slot_at = |ring: &Ring, place: u64| ring.slots[place as usize % 2].load(Ordering::Relaxed);
+        let engine = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let mut taken = grants::take(&shared.head, &shared.tail, 2, 1, |place| slot_at(&shared, place));
+                taken.extend(grants::take(&shared.head, &shared.tail, 2, 2, |place| slot_at(&shared, place)));
+                taken
+            }
+        });
+        // The sidecar takes one back and grants another in its place, which a slow engine may just be copying.
+        let seen = Tail::of(shared.tail.load(Ordering::Acquire));
+        let mut recalled = None;
+        if seen.waiting(2, 2) > 0 {
+            let slot = slot_at(&shared, seen.taken);
+            if grants::recall(&shared.tail, seen, 1) {
+                recalled = Some(slot);
+                shared.slots[0].store(12, Ordering::Relaxed);
+                shared.head.store(3, Ordering::Release);
+            }
+        }
+        let mut all = engine.join().unwrap();
+        let left = Tail::of(shared.tail.load(Ordering::Acquire));
+        let head = shared.head.load(Ordering::Relaxed);
+        all.extend((left.taken..head).map(|place| slot_at(&shared, place)));
+        all.extend(recalled);
+        all.sort_unstable();
+        assert_eq!(all, if recalled.is_some() { vec![10, 11, 12] } else { vec![10, 11] });
+        assert_eq!(left.recalls, u16::from(recalled.is_some()));
     });
 }

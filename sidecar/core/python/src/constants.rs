@@ -25,6 +25,7 @@ const NUMBERS: &[(&str, u64)] = &[
     ("HEADER_BYTES", layout::PAGE_BYTES),
     ("PAGE_BYTES", layout::PAGE_BYTES),
     ("EXTENT_BYTES", layout::EXTENT_BYTES),
+    ("MIN_STRIDE_BYTES", layout::MIN_STRIDE_BYTES),
     ("MAX_RANKS", layout::MAX_RANKS as u64),
     ("MAX_GROUPS", layout::MAX_GROUPS as u64),
     ("MAX_TICKETS", layout::MAX_TICKETS as u64),

@@ -84,6 +84,11 @@ impl Plane {
         Ok(grants.into_iter().map(|(tag, group, count)| plane.grant(tag, group, count)).collect())
     }
 
+    fn recall(&mut self, recalls: Vec<(u8, usize, u64)>) -> PyResult<Vec<u64>> {
+        let plane = self.live()?;
+        Ok(recalls.into_iter().map(|(tag, group, count)| plane.recall_leases(tag, group, count)).collect())
+    }
+
     fn lease_accounts(&mut self) -> PyResult<Vec<records::LeaseAccount>> {
         Ok(records::lease_accounts(self.live()?))
     }
@@ -92,6 +97,17 @@ impl Plane {
     fn evict_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>, spare_pinned: bool) -> PyResult<Vec<bool>> {
         let keys = keys_of(&keys)?;
         Ok(self.live()?.evict_dram(&keys, spare_pinned))
+    }
+
+    fn vacate_dram(&mut self, keys: Vec<Bound<'_, PyBytes>>, class_id: u8, max_extents: usize) -> PyResult<usize> {
+        let keys = keys_of(&keys)?;
+        Ok(self.live()?.vacate_dram(&keys, class_id, max_extents))
+    }
+
+    fn vacated_chunks<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let plane = self.live()?;
+        let found = py.detach(|| plane.vacated_chunks());
+        Ok(found.iter().map(|key| PyBytes::new(py, &key.to_bytes())).collect())
     }
 
     fn evict_nvme(&mut self, keys: Vec<Bound<'_, PyBytes>>) -> PyResult<Vec<bool>> {

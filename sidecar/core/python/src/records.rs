@@ -128,6 +128,7 @@ pub struct ClassRoom {
     stride_bytes: u64,
     dram_free: u64,
     dram_total: u64,
+    dram_to_come: u64,
     nvme_free: u64,
     nvme_total: u64,
 }
@@ -273,7 +274,8 @@ fn engine(py: Python<'_>, found: &plane::EngineStats) -> PyResult<EngineStats> {
 pub fn room(plane: &plane::Plane) -> Vec<ClassRoom> {
     let room = |(class_id, stride_bytes)| {
         let ((dram_free, dram_total), (nvme_free, nvme_total)) = (plane.dram_slots(class_id), plane.nvme_slots(class_id));
-        ClassRoom { class_id, stride_bytes, dram_free, dram_total, nvme_free, nvme_total }
+        let dram_to_come = plane.dram_slots_to_come(class_id);
+        ClassRoom { class_id, stride_bytes, dram_free, dram_total, dram_to_come, nvme_free, nvme_total }
     };
     plane.classes().into_iter().map(room).collect()
 }

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
+use crate::arena::recall_word;
 use crate::clock;
 use crate::control::{Ctl, Incarnation, STATE_ACCEPTED, STATE_REFUSED, load_id};
 use crate::epoch;
+use crate::grants::{self, Tail};
 use crate::key::KeyMap;
 use crate::layout::*;
 use crate::ring::Op;
@@ -89,7 +91,7 @@ impl Engine {
         for group in 0..MAX_GROUPS {
             let ring = self.ctl.grant_ring(group);
             self.grant_heads[group] = ring.head.load(Ordering::Relaxed);
-            self.grant_tails[group] = ring.tail.load(Ordering::Relaxed);
+            self.grant_tails[group] = Tail::of(ring.tail.load(Ordering::Relaxed)).taken;
             self.missed[group] = self.ctl.header().lease_missed[group].load(Ordering::Relaxed);
         }
     }
@@ -218,10 +220,29 @@ impl Engine {
         self.ctl.ring().head.load(Ordering::Relaxed).wrapping_sub(self.tail).min(RING_OPS as u64)
     }
 
-    /// Room in a group's grant ring, by the tail that the engine shows.
-    pub fn grant_room(&self, group: usize) -> u64 {
-        let tail = self.ctl.grant_ring(group).tail.load(Ordering::Acquire);
-        (GRANT_SLOTS as u64).saturating_sub(self.grant_heads[group].wrapping_sub(tail))
+    /// The tail that a group's grant ring shows.
+    pub fn grant_tail(&self, group: usize) -> Tail {
+        Tail::of(self.ctl.grant_ring(group).tail.load(Ordering::Acquire))
+    }
+
+    /// Slots of a group that were granted and not taken, by the tail that the ring shows.
+    pub fn idle_grants(&self, group: usize) -> u64 {
+        self.grant_tail(group).waiting(self.grant_heads[group], GRANT_SLOTS as u64)
+    }
+
+    /// Copies of the slots at the front of a group's grant ring.
+    pub fn granted(&self, group: usize, tail: Tail, count: u64) -> Vec<u32> {
+        (0..count).map(|step| self.ctl.grant_slot(group, tail.taken + step).load(Ordering::Relaxed)).collect()
+    }
+
+    /// Take so many slots back from the front of a group's grant ring; false: the engine was there first.
+    pub fn recall_grants(&mut self, group: usize, tail: Tail, count: u64) -> bool {
+        let recalled = grants::recall(&self.ctl.grant_ring(group).tail, tail, count);
+        if recalled {
+            // What we took is nothing that the engine wanted.
+            self.grant_tails[group] = self.grant_tails[group].wrapping_add(count);
+        }
+        recalled
     }
 
     /// Put one slot into the grant ring.
@@ -241,11 +262,19 @@ impl Engine {
         })
     }
 
+    /// True when a predecessor took back what it had marked with this [`recall_word`].
+    pub fn was_recalled(&self, word: u64) -> bool {
+        (0..self.n_groups).any(|group| {
+            let before = self.grant_tail(group).recalls.wrapping_sub(1);
+            word == recall_word(group, before)
+        })
+    }
+
     /// Slots taken plus slots missed since the last call, per group with any.
     pub fn wanted(&mut self) -> Vec<(usize, u64)> {
         let mut wanted = Vec::new();
         for group in 0..self.n_groups {
-            let tail = self.ctl.grant_ring(group).tail.load(Ordering::Acquire);
+            let tail = self.grant_tail(group).taken;
             let missed = self.ctl.header().lease_missed[group].load(Ordering::Acquire);
             let taken = tail.wrapping_sub(self.grant_tails[group]).min(GRANT_SLOTS as u64);
             let sum = taken + u64::from(missed.wrapping_sub(self.missed[group])).min(GRANT_SLOTS as u64);

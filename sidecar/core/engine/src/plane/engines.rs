@@ -145,6 +145,11 @@ impl Plane {
     pub(super) fn refuse(&mut self, tag: usize, reason: u32) {
         let Some(engine) = self.engines[tag].as_mut() else { return };
         engine.refuse(reason);
+        let groups = engine.n_groups;
+        // It stores nothing any more, so what it has not taken is the others'. What it took waits for its death.
+        for group in 0..groups {
+            self.recall_leases(tag as u8, group, GRANT_SLOTS as u64);
+        }
         self.index.incarnations()[tag].state.store(RECORD_REFUSED, Ordering::Release);
         self.emit(Event::EngineRefused { tag: Some(tag as u8), reason });
     }
@@ -164,7 +169,7 @@ impl Plane {
         let released = engine.release_tickets();
         let wanted = if engine.ready && !engine.refused { engine.wanted() } else { Vec::new() };
         for slot in released {
-            let bytes = self.resident.get(&slot).copied().unwrap_or(0);
+            let bytes = self.resident.get(&slot).map_or(0, |found| found.length);
             self.counters.hop(super::Hop::ArenaToEngine, bytes.into(), 0);
         }
         for (group, count) in wanted {

@@ -14,10 +14,12 @@ mod expected;
 mod leases;
 mod open;
 mod poll;
+mod recall;
 mod recycle;
 mod ring_ops;
 mod stats;
 mod tier;
+mod vacate;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -68,8 +70,8 @@ pub struct Plane {
     events: VecDeque<Event>,
     /// How many of the events, at the front, tell what survived; they do not count as a backlog.
     adopted_left: usize,
-    /// Payload bytes of every slot that holds or held a chunk until it is free again.
-    resident: HashMap<u32, u32>,
+    /// Every slot that holds or held a chunk until it is free again.
+    resident: HashMap<u32, Resident>,
     /// Unlinked in this batch, not yet under an epoch.
     unlinked: Vec<u32>,
     /// Under an epoch that not every engine has passed.
@@ -86,6 +88,15 @@ pub struct Plane {
     withdrawn: bool,
 }
 
+/// The chunk in a slot.
+#[derive(Clone, Copy, Debug)]
+struct Resident {
+    /// Payload bytes.
+    length: u32,
+    /// Where the index names it; an index of 2^32 entries would be 256 GiB.
+    place: u32,
+}
+
 #[derive(Debug)]
 struct Stranger {
     ctl: Ctl,
@@ -99,10 +110,22 @@ struct Gauges {
     dram_bytes: u64,
     nvme_chunks: u64,
     nvme_bytes: u64,
+    /// Entries by class.
+    entries: ByClass,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ByClass([u64; MAX_CLASSES]);
+
+impl Default for ByClass {
+    fn default() -> Self {
+        Self([0; MAX_CLASSES])
+    }
 }
 
 impl Gauges {
     fn add(&mut self, value: &EntryValue) {
+        self.entries.0[value.class as usize] += 1;
         if value.dram_slot != NO_DRAM {
             self.dram_chunks += 1;
             self.dram_bytes += u64::from(value.length);
@@ -114,6 +137,7 @@ impl Gauges {
     }
 
     fn take(&mut self, value: &EntryValue) {
+        self.entries.0[value.class as usize] -= 1;
         if value.dram_slot != NO_DRAM {
             self.dram_chunks -= 1;
             self.dram_bytes -= u64::from(value.length);
@@ -159,33 +183,44 @@ impl Plane {
         keys.iter().map(|key| self.index.find(*key).map_or(0, |(_, value)| tiers_of(&value))).collect()
     }
 
+    /// DRAM slots that a class gets once the extents being vacated for it are empty.
+    pub fn dram_slots_to_come(&self, class: u8) -> u64 {
+        match self.stride_of_class(class) {
+            0 => 0,
+            stride => self.arena.slots_to_come(class, stride),
+        }
+    }
+
     /// Lease up to `count` free slots to an engine; the number granted.
     pub fn grant(&mut self, tag: u8, group: usize, count: u64) -> u64 {
-        let Some((found, room)) = self.grant_terms(tag, group) else { return 0 };
+        let Some((found, idle)) = self.grant_terms(tag, group) else { return 0 };
         let mut granted = 0;
-        while granted < count.min(room) && self.grant_one(tag, group, found) {
+        while granted < count.min(GRANT_SLOTS as u64 - idle) && self.grant_one(tag, group, found) {
             granted += 1;
         }
         granted
     }
 
-    /// (tag, group, class, slots granted and not taken yet, slots of the class that the engine leases in all) of every group that can be granted to now: one with bytes, of an engine that
-    /// is ready and was not refused.
+    /// (tag, group, class, slots granted and not taken yet, slots of the class that the engine leases in all) of every group that can be granted to
+    /// now: one with bytes, of an engine that is ready, lives and was not refused.
     pub fn lease_accounts(&self) -> Vec<(u8, usize, u8, u64, u64)> {
         let groups = self.engines.iter().flatten().flat_map(|engine| (0..engine.n_groups).map(|group| (engine.tag, group)));
         let account = |(tag, group)| {
-            let (found, room) = self.grant_terms(tag, group)?;
+            let (found, idle) = self.grant_terms(tag, group)?;
             let leased = self.engines[tag as usize].as_ref()?.leases.count(found.class);
-            Some((tag, group, found.class, GRANT_SLOTS as u64 - room, leased))
+            Some((tag, group, found.class, idle, leased))
         };
         groups.filter_map(account).collect()
     }
 
+    /// What can be granted to a group, and how much of it waits there.
     fn grant_terms(&self, tag: u8, group: usize) -> Option<(engine::Group, u64)> {
         let engine = self.engines.get(tag as usize)?.as_ref()?;
         let found = engine.groups.get(group).copied().flatten()?;
-        let usable = engine.ready && !engine.refused && !engine.is_poisoned() && !self.withdrawn;
-        usable.then(|| (found, engine.grant_room(group)))
+        let usable = engine.ready && !engine.refused && engine.free_since.is_none() && !engine.is_poisoned() && !self.withdrawn;
+        // A ring whose head and tail cannot both be right is full, not empty.
+        let is_sound = engine.grant_heads[group].wrapping_sub(engine.grant_tail(group).taken) <= GRANT_SLOTS as u64;
+        (usable && is_sound).then(|| (found, engine.idle_grants(group)))
     }
 
     /// GRANTING first, LEASED last: a successor that finds GRANTING asks the ring whether the engine can have seen the slot.
@@ -233,7 +268,7 @@ impl Plane {
         let class = self.class_of_slot(slot);
         self.mark(slot, SlotState::Free, 0, class);
         self.resident.remove(&slot);
-        self.arena.put_back(slot);
+        self.arena.put_back(&self.index, slot);
         self.due.freed[class as usize] += 1;
     }
 
@@ -243,7 +278,7 @@ impl Plane {
             Ok(place) => {
                 self.index.touch(place);
                 self.gauges.add(value);
-                self.tier.note_place(value.nvme_slot, place);
+                self.note_place(value, place);
                 true
             }
             Err(_) => {
@@ -261,9 +296,21 @@ impl Plane {
         } else {
             self.index.update(place, new);
             self.gauges.add(new);
-            self.tier.note_place(new.nvme_slot, place);
+            self.note_place(new, place);
         }
         self.due.progress = true;
+    }
+
+    fn note_place(&mut self, value: &EntryValue, place: u64) {
+        self.note_resident(value, place);
+        self.tier.note_place(value.nvme_slot, place);
+    }
+
+    fn note_resident(&mut self, value: &EntryValue, place: u64) {
+        if value.dram_slot != NO_DRAM {
+            let place = u32::try_from(place).unwrap_or(u32::MAX);
+            self.resident.insert(value.dram_slot, Resident { length: value.length, place });
+        }
     }
 
     fn next_generation(&self) -> u64 {

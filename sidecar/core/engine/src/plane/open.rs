@@ -7,6 +7,7 @@
 //! | slot VALID or RECYCLING without a name | recycled under a new epoch |
 //! | slot READING without a name | quarantined: the dead daemon's read may still land in it |
 //! | slot GRANTING | LEASED if the engine's ring shows it as the last one, else free |
+//! | slot RECALLING | free if the engine's ring shows that it was taken back, else LEASED |
 //! | slot LEASED to an incarnation that is gone | recycled |
 //! | operation at a ring's tail | carried out again before anything is granted |
 
@@ -40,7 +41,7 @@ use super::{Event, Gauges, Plane, key_of, poll, stats, tiers_of};
 pub struct OpenOptions {
     /// Where the pod's volumes are mounted.
     pub root: PathBuf,
-    /// Wanted arena; rounded down to 64 MiB, at least one.
+    /// Wanted arena; rounded down to 64 KiB, at least 64 MiB.
     pub arena_bytes: u64,
     /// Upper bound of the index file.
     pub index_bytes: u64,
@@ -291,7 +292,7 @@ impl Plane {
         let holds = matches!(record.state, SlotState::Leased | SlotState::Valid | SlotState::Reading);
         if holds && value.class == class {
             self.mark(slot, SlotState::Valid, record.tag, class);
-            self.resident.insert(slot, value.length);
+            self.note_resident(&value, place);
         } else {
             self.unname(place);
             self.adopt_unnamed(slot, class, &Slot { state: suspect(record.state), ..*record });
@@ -301,7 +302,7 @@ impl Plane {
     fn adopt_unnamed(&mut self, slot: u32, class: u8, record: &Slot) {
         let engine = self.engines.get_mut(record.tag as usize).and_then(Option::as_mut);
         match (record.state, engine) {
-            (SlotState::Free, _) => self.arena.put_back(slot),
+            (SlotState::Free, _) => self.arena.put_back(&self.index, slot),
             (SlotState::Reading, _) => {
                 self.mark(slot, SlotState::Quarantined, 0, class);
                 self.quarantined.insert(slot);
@@ -320,10 +321,19 @@ impl Plane {
                     self.mark(slot, SlotState::Leased, record.tag, class);
                 } else {
                     self.mark(slot, SlotState::Free, 0, class);
-                    self.arena.put_back(slot);
+                    self.arena.put_back(&self.index, slot);
                 }
             }
-            (SlotState::Valid | SlotState::Recycling | SlotState::Leased | SlotState::Granting, _) => {
+            (SlotState::Recalling, Some(engine)) => {
+                if engine.was_recalled(record.incarnation) {
+                    self.mark(slot, SlotState::Free, 0, class);
+                    self.arena.put_back(&self.index, slot);
+                } else {
+                    engine.leases.insert(slot, class);
+                    self.mark(slot, SlotState::Leased, record.tag, class);
+                }
+            }
+            (SlotState::Valid | SlotState::Recycling | SlotState::Leased | SlotState::Granting | SlotState::Recalling, _) => {
                 self.mark(slot, SlotState::Recycling, 0, class);
                 self.unlinked.push(slot);
                 self.report.requeued_slots += 1;

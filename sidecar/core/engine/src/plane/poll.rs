@@ -89,6 +89,7 @@ impl Plane {
         if now >= self.due.liveness_at {
             self.due.liveness_at = now + LIVENESS_NS;
             self.watch_liveness();
+            self.watch_extents();
             self.due.rang = true;
         }
         if self.due.rang && now >= self.due.newcomers_at {

@@ -121,7 +121,7 @@ impl Plane {
         held.then_some(found.class).ok_or(InvalidOp::NotLeased)
     }
 
-    fn end_lease(&mut self, tag: u8, slot: u32) {
+    pub(super) fn end_lease(&mut self, tag: u8, slot: u32) {
         if let Some(engine) = self.engines[tag as usize].as_mut() {
             engine.leases.remove(slot);
         }
@@ -178,7 +178,6 @@ impl Plane {
         }
         crate::crash::point("inserted");
         self.mark(op.slot, SlotState::Valid, tag, chunk.class);
-        self.resident.insert(op.slot, op.length);
         self.due.progress = true;
         self.counters.hop(Hop::EngineToArena, u64::from(op.length), 0);
         self.emit(Event::Inserted { key: chunk.key, class: chunk.class, tag });

@@ -404,7 +404,6 @@ impl Plane {
             self.change_entry(place, value, &EntryValue { dram_slot: read.dram_slot, ..*value });
             crate::crash::point("promoted");
             self.mark(read.dram_slot, SlotState::Valid, 0, read.class);
-            self.resident.insert(read.dram_slot, value.length);
         } else {
             // Published by an engine meanwhile.
             self.free_slot(read.dram_slot);
