@@ -537,7 +537,7 @@ class Session:
         if request is not None:
             self._drop_plan(request)
             if request.left_out and attachment is not None:
-                attachment.count(_core.COUNT_STORE_DECLINED, request.left_out)
+                attachment.count(_core.COUNT_STORE_ENDED, request.left_out)
         if attachment is not None and used_keys:
             attachment.use(b"".join(used_keys[-MAX_USED_KEYS:]))
 

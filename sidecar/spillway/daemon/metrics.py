@@ -108,6 +108,13 @@ METRICS: tuple[Declared, ...] = (
         _counters(stored="stored_chunks", loaded="loaded_chunks"),
     ),
     Declared(
+        "spillway_declined_stores",
+        "counter",
+        "Chunks that engines offered again and again and got no slot for: their request had none for seconds, or ended before.",
+        "reason",
+        _counters(no_slot="store_declined", ended="store_ended"),
+    ),
+    Declared(
         "spillway_load_failures",
         "counter",
         "Loads that failed in an engine and were recomputed.",
