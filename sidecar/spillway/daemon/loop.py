@@ -114,7 +114,7 @@ class Loop:
             self._plane.grant(moves.grant)
         for donation in moves.vacate:
             begun = self._plane.vacate_dram(donation.oldest, donation.to_class, donation.extents)
-            self._planner.vacating(time.monotonic(), begun)
+            self._planner.vacating(donation.to_class, begun, time.monotonic())
             self._donated = self._donated or begun > 0
         for donation in moves.donate:
             self._donate(donation)

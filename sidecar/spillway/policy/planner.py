@@ -48,6 +48,9 @@ SEARCH_SHARE = 10
 # DRAM extents that a class gets at a time, and how long it evicts nothing of its own meanwhile: until they are empty every engine
 # must have ended its step, which takes milliseconds.
 MAX_DRAM_EXTENTS, VACATE_SECONDS = 4, 0.5
+# A class that an engine uses and that got an extent keeps it for so long: of few extents one is a large part, and the class that
+# gave it may be the poorer one from then on. What it would get back costs all that lies in it (the figure is arbitrary).
+KEEP_EXTENT_SECONDS = 60.0
 # Where it brought nothing, something in the extent was being read or written.
 SEARCH_AGAIN_SECONDS = 1.0
 
@@ -138,6 +141,7 @@ class Planner:
         self._awaited: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._leaving: Counter[int] = Counter()
         self._search_at = self._vacate_at = self._patient_until = 0.0
+        self._got_at: dict[int, float] = {}  # class -> when it was given an extent
         self._took_at: dict[tuple[int, int], float] = {}  # (tag, group) -> when its engine took or missed a lease
         self.dram_evictions = self.nvme_evictions = self.unwritten_evictions = 0
 
@@ -254,10 +258,11 @@ class Planner:
         """A donation was carried out, and so many chunks left by it."""
         self._search_at = ended + ((ended - began) * SEARCH_SHARE if brought else SEARCH_AGAIN_SECONDS)
 
-    def vacating(self, now: float, extents: int) -> None:
-        """So many extents are being vacated in DRAM."""
+    def vacating(self, class_id: int, extents: int, now: float) -> None:
+        """So many DRAM extents are being vacated for a class."""
         if extents:
             self._patient_until = now + VACATE_SECONDS
+            self._got_at[class_id] = now
         else:
             self._vacate_at = now + SEARCH_AGAIN_SECONDS
 
@@ -382,7 +387,7 @@ class Planner:
         """Extents of the class whose chunks are the oldest, where those of this one are clearly younger: so a model that left gives
         its arena up, and the groups of a hybrid share by need. The slots that come by it.
 
-        A class that an engine uses keeps an extent. While one is on its way nothing else is asked for.
+        A class that an engine uses keeps its last extent, and each for a while. While one is on its way nothing else is asked for.
         """
         if room.dram_to_come:
             return room.dram_to_come if now < self._patient_until else 0
@@ -394,7 +399,10 @@ class Planner:
             return 0
         per_extent = max(EXTENT_BYTES // room.stride_bytes, 1)
         owned = -(-giving.dram_total // max(EXTENT_BYTES // giving.stride_bytes, 1))
-        spare = owned - any(account.class_id == donor for account in accounts)
+        is_used = any(account.class_id == donor for account in accounts)
+        if is_used and donor in self._got_at and now - self._got_at[donor] < KEEP_EXTENT_SECONDS:
+            return 0
+        spare = owned - is_used
         extents = min(-(-short // per_extent), spare, MAX_DRAM_EXTENTS)
         if extents <= 0:
             return 0

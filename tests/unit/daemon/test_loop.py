@@ -358,8 +358,8 @@ def test_arena_that_an_earlier_model_filled_goes_over_to_the_next_one(root: Path
 
 def test_groups_of_a_hybrid_share_the_arena_by_need(root: Path) -> None:
     """Each prompt brings one large chunk of the one group and four small ones of the other."""
-    pod = LoopedPod(root, arena_mib=320, dead_grace_seconds=0.1)
-    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 320 * MIB)
+    pod = LoopedPod(root, arena_mib=192, dead_grace_seconds=0.1)
+    pod.until("the arena", lambda: pod.plane.stats().faulted_bytes == 192 * MIB)
     engine = pod.attach([[1_000_000, 4_000_000]])
 
     def store(group: int, numbers: range) -> None:
@@ -380,15 +380,17 @@ def test_groups_of_a_hybrid_share_the_arena_by_need(root: Path) -> None:
         return answers.count(_core.HIT)
 
     # The small ones come alone first and take every extent.
-    store(0, range(320))
-    for prompt in range(200):
+    store(0, range(192))
+    for prompt in range(100):
         store(0, range(1000 + 4 * prompt, 1004 + 4 * prompt))
         store(1, range(5000 + prompt, 5001 + prompt))
     by_class = {room.stride_bytes: room.dram_total for room in pod.plane.room()}
     assert len(by_class) == 2
-    assert min(stride * total for stride, total in by_class.items()) > 100 * MIB, by_class
-    assert hits(0, range(1760, 1800)) == 40
-    assert hits(1, range(5190, 5200)) == 10
+    assert min(stride * total for stride, total in by_class.items()) > 56 * MIB, by_class
+    assert hits(0, range(1376, 1400)) == 24
+    assert hits(1, range(5094, 5100)) == 6
+    # What an extent holds leaves with it: few of them went to and fro.
+    assert pod.loop.evicted["dram"] < 192 + 500 + 100
     engine.close()
     pod.plane.close()
 

@@ -15,6 +15,7 @@ from spillway.policy.planner import (
     IDLE_ENGINE_SECONDS,
     IDLE_LEASE_MIN,
     IDLE_LEASE_SHARE,
+    KEEP_EXTENT_SECONDS,
     LEASE_CAP_SHARE,
     MAX_DRAM_EXTENTS,
     MAX_WRITES,
@@ -306,7 +307,7 @@ def test_class_that_an_engine_needs_gets_extents_of_one_that_was_used_before() -
     (donation,) = moves.vacate
     assert (donation.to_class, donation.extents) == (1, 1)
     assert donation.oldest == [key_of(number) for number in range(200)]
-    subject.vacating(0, 1)
+    subject.vacating(1, 1, 0)
     # Until they come nothing else is asked for, and what lies in them leaves but for what a request waits for.
     coming = [rooms[0], replace(rooms[1], dram_to_come=PER_EXTENT)]
     vacated = [key_of(number) for number in range(3)]
@@ -336,17 +337,27 @@ def test_extents_change_hands_for_need_and_age_alone(
 def test_class_that_waits_too_long_for_an_extent_evicts_its_own() -> None:
     subject = with_a_class_that_was_used_before(200, 100)
     rooms = [SomeRoom(0, dram_free=64), SomeRoom(1, dram_to_come=PER_EXTENT)]
-    subject.vacating(0, 1)
+    subject.vacating(1, 1, 0)
     account = [SomeAccount(0, class_id=1)]
     assert subject.plan(rooms, account, VACATE_SECONDS / 2).evict == []
     assert len(subject.plan(rooms, account, VACATE_SECONDS).evict) > 0
+
+
+def test_class_that_got_an_extent_keeps_it_for_a_while_if_an_engine_uses_it() -> None:
+    subject = with_a_class_that_was_used_before(200, 0)
+    subject.vacating(0, 1, now=0)
+    rooms = [SomeRoom(0), SomeRoom(1, dram_total=0)]
+    needy, both = [SomeAccount(0, class_id=1)], [SomeAccount(0, class_id=1), SomeAccount(0)]
+    assert subject.plan(rooms, both, KEEP_EXTENT_SECONDS - 1).vacate == []
+    assert len(subject.plan(rooms, needy, KEEP_EXTENT_SECONDS - 1).vacate) == 1
+    assert len(subject.plan(rooms, both, KEEP_EXTENT_SECONDS).vacate) == 1
 
 
 def test_an_extent_that_cannot_be_vacated_is_not_asked_for_at_every_turn() -> None:
     subject = with_a_class_that_was_used_before(200, 0)
     rooms, account = [SomeRoom(0, dram_free=64), SomeRoom(1, dram_total=0)], [SomeAccount(0, class_id=1)]
     assert len(subject.plan(rooms, account, 0).vacate) == 1
-    subject.vacating(0, 0)
+    subject.vacating(1, 0, 0)
     assert subject.plan(rooms, account, 0.9).vacate == []
     assert len(subject.plan(rooms, account, 1.1).vacate) == 1
 
