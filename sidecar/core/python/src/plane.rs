@@ -106,7 +106,7 @@ impl Plane {
 
     fn vacated_chunks<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let plane = self.live()?;
-        let found = py.detach(|| plane.vacated_chunks());
+        let found = py.detach(move || plane.vacated_chunks());
         Ok(found.iter().map(|key| PyBytes::new(py, &key.to_bytes())).collect())
     }
 
