@@ -641,7 +641,9 @@ class Attachment:
     def cancel_ticket(self, ticket: int) -> None:
         """Release a ticket that no rank has been told of."""
 
-    def open_tickets(self) -> int: ...
+    def open_tickets(self) -> int:
+        """Tickets that not all ranks have acknowledged yet. Without a sidecar too an acknowledged one makes room for the next."""
+
     def granted(self, group: int) -> int:
         """Slots that lease can get now without asking, unless the sidecar takes them back before."""
 

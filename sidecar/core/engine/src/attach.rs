@@ -20,6 +20,7 @@ use crate::index::Index;
 use crate::key::{FINGERPRINT_BYTES, Fingerprint, KEY_BYTES, Key16, Key36, KeyMap};
 use crate::layout::*;
 use crate::ring::Op;
+use crate::ticket;
 
 /// [`Attachment::lookup`]: not here.
 pub const MISS: u8 = 0;
@@ -317,7 +318,7 @@ impl Attachment {
         Ok(self.push(keys.len(), |at| Op { key: keys[at], group: group_of(at), aux: deadline_ms, ..Op::of(op::PROMOTE) }))
     }
 
-    /// Pin the slots of keys that are HIT now. None: outside a step or in one that took seconds, a key is no HIT, or no ticket is free.
+    /// Pin the slots of keys that are HIT now. None: outside a step or in one that took seconds, a key is no HIT, or all tickets are open.
     pub fn take_ticket(&mut self, keys: &[u8]) -> Result<Option<(u64, Vec<u32>)>> {
         self.need_scheduler("take_ticket")?;
         let keys = split_keys(keys)?;
@@ -342,8 +343,7 @@ impl Attachment {
     }
 
     fn write_ticket(&mut self, slots: &[u32]) -> Option<u64> {
-        let first = self.tickets_taken as usize;
-        let place = (0..MAX_TICKETS).map(|step| (first + step) % MAX_TICKETS).find(|place| self.ticket_is_free(*place))?;
+        let place = self.free_place()?;
         self.tickets_taken += 1;
         let id = self.tickets_taken << 8 | place as u64;
         let record = self.ctl().ticket(place);
@@ -355,20 +355,41 @@ impl Attachment {
         Some(id)
     }
 
-    fn ticket_is_free(&self, place: usize) -> bool {
-        self.ctl().ticket(place).id.load(Ordering::Acquire) == 0
+    /// A place for a ticket. Without a free one the acknowledged ones are ended here, not by the sidecar, which may be gone.
+    fn free_place(&self) -> Option<usize> {
+        let first = self.tickets_taken as usize;
+        let mut places = (0..MAX_TICKETS).map(|step| (first + step) % MAX_TICKETS);
+        let is_free = |place: &usize| self.ticket_id(*place) == 0;
+        places.clone().find(is_free).or_else(|| places.find(|place| self.end_acknowledged(*place)))
+    }
+
+    fn ticket_id(&self, place: usize) -> u64 {
+        self.ctl().ticket(place).id.load(Ordering::Acquire)
+    }
+
+    fn is_acknowledged(&self, place: usize, id: u64) -> bool {
+        ticket::is_acknowledged(id, (0..self.n_ranks).map(|rank| self.ctl().ack(rank, place)))
+    }
+
+    /// True when the place is free after this.
+    fn end_acknowledged(&self, place: usize) -> bool {
+        let id = self.ticket_id(place);
+        id == 0 || self.is_acknowledged(place, id) && (ticket::end(&self.ctl().ticket(place).id, id) || self.ticket_id(place) == 0)
     }
 
     /// Release a ticket that no rank has been told of.
     pub fn cancel_ticket(&mut self, ticket: u64) {
-        let record = self.ctl().ticket((ticket & 0xff) as usize);
-        let _ = record.id.compare_exchange(ticket, 0, Ordering::AcqRel, Ordering::Relaxed);
+        ticket::end(&self.ctl().ticket((ticket & 0xff) as usize).id, ticket);
         self.ring_doorbell();
     }
 
-    /// Tickets that not all ranks have acknowledged yet, as far as the sidecar has noticed.
+    /// Tickets that not all ranks have acknowledged yet.
     pub fn open_tickets(&self) -> usize {
-        (0..MAX_TICKETS).filter(|place| !self.ticket_is_free(*place)).count()
+        let is_open = |place: &usize| match self.ticket_id(*place) {
+            0 => false,
+            id => !self.is_acknowledged(*place, id),
+        };
+        (0..MAX_TICKETS).filter(is_open).count()
     }
 
     /// This rank's copy of the ticket's slots is done.

@@ -10,10 +10,11 @@
 pub mod epoch;
 pub mod seqlock;
 pub mod sync;
+pub mod ticket;
 
 pub mod crash;
 
-// Under loom only the two protocols above are built: loom's atomics cannot lie in shared memory.
+// Under loom only the three protocols above are built: loom's atomics cannot lie in shared memory.
 #[cfg(not(loom))]
 pub mod arena;
 #[cfg(not(loom))]

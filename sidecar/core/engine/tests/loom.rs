@@ -7,6 +7,7 @@ use loom::thread;
 use spillway_engine::epoch;
 use spillway_engine::grants::{self, Tail};
 use spillway_engine::seqlock::{Entry, EntryValue, LIVE};
+use spillway_engine::ticket;
 
 fn entry() -> Entry {
     Entry {
@@ -203,5 +204,89 @@ fn a_granted_slot_is_taken_or_taken_back_and_never_both() {
         all.sort_unstable();
         assert_eq!(all, if recalled.is_some() { vec![10, 11, 12] } else { vec![10, 11] });
         assert_eq!(left.recalls, u16::from(recalled.is_some()));
+    });
+}
+
+const OLD_TICKET: u64 = 1 << 8;
+const NEXT_TICKET: u64 = 2 << 8;
+
+/// One place of the ticket table: its id, its one slot, the one rank's word.
+struct Place {
+    id: AtomicU64,
+    slot: AtomicU32,
+    ack: AtomicU64,
+    /// What the rank copies under the old ticket; nobody may have changed it before.
+    bytes: AtomicU32,
+}
+
+/// End the ticket if it is acknowledged; the slot it pinned.
+fn release(place: &Place) -> Option<u32> {
+    let id = place.id.load(Ordering::Acquire);
+    if id == 0 || !ticket::is_acknowledged(id, std::iter::once(&place.ack)) {
+        return None;
+    }
+    let slot = place.slot.load(Ordering::Relaxed);
+    ticket::end(&place.id, id).then_some(slot)
+}
+
+/// Sidecar, engine and a rank at one place: the ticket ends once, the next one in its place stays, and nobody takes the slot before the copy is over.
+#[test]
+fn an_acknowledged_ticket_is_ended_once_by_either_side_and_its_successor_stays() {
+    loom::model(|| {
+        let shared =
+            Arc::new(Place { id: AtomicU64::new(OLD_TICKET), slot: AtomicU32::new(7), ack: AtomicU64::new(0), bytes: AtomicU32::new(0) });
+        let rank = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let copied = shared.bytes.load(Ordering::Relaxed);
+                shared.ack.store(OLD_TICKET, Ordering::Release);
+                assert_eq!(copied, 0, "the slot was given away under a copy");
+            }
+        });
+        let sidecar = thread::spawn({
+            let shared = shared.clone();
+            move || release(&shared)
+        });
+        let ended_here = release(&shared);
+        if ended_here.is_some() {
+            shared.bytes.store(1, Ordering::Relaxed);
+            shared.slot.store(8, Ordering::Relaxed);
+            shared.id.store(NEXT_TICKET, Ordering::Release);
+        }
+        let ended_there = sidecar.join().unwrap();
+        rank.join().unwrap();
+        assert!(ended_here.is_none() || ended_there.is_none(), "ended twice");
+        assert!(ended_there.is_none_or(|slot| slot == 7), "the sidecar counts slots of another ticket");
+        if ended_here.is_some() {
+            assert_eq!(shared.id.load(Ordering::Acquire), NEXT_TICKET, "the next ticket was ended unacknowledged");
+        }
+    });
+}
+
+/// The sidecar reads the tickets while the engine ends one and takes its place again in the same step.
+#[test]
+fn a_slot_is_not_freed_under_a_ticket_in_a_place_that_the_engine_freed() {
+    loom::model(|| {
+        let shared = pod();
+        shared.ticket.store(OLD_TICKET, Ordering::Release);
+        let sidecar = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                shared.linked.store(0, Ordering::Relaxed);
+                let epoch = epoch::advance(&shared.global);
+                // The old ticket holds another slot, so only the new one stands in the way.
+                if epoch::passed(&shared.active, epoch) && shared.ticket.load(Ordering::Acquire) != NEXT_TICKET {
+                    shared.freed.store(1, Ordering::Release);
+                }
+            }
+        });
+        epoch::begin(&shared.global, &shared.active);
+        let pinned = shared.linked.load(Ordering::Relaxed) == 1 && ticket::end(&shared.ticket, OLD_TICKET);
+        if pinned {
+            shared.ticket.store(NEXT_TICKET, Ordering::Release);
+        }
+        epoch::end(&shared.active);
+        sidecar.join().unwrap();
+        assert!(!(pinned && shared.freed.load(Ordering::Acquire) == 1), "freed under a ticket");
     });
 }

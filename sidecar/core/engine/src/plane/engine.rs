@@ -11,6 +11,7 @@ use crate::grants::{self, Tail};
 use crate::key::KeyMap;
 use crate::layout::*;
 use crate::ring::Op;
+use crate::ticket;
 
 use super::leases::Leases;
 
@@ -297,9 +298,13 @@ impl Engine {
             if id == 0 {
                 continue;
             }
-            if (0..self.n_ranks).all(|rank| self.ctl.ack(rank, place).load(Ordering::Acquire) == id) {
+            if ticket::is_acknowledged(id, (0..self.n_ranks).map(|rank| self.ctl.ack(rank, place))) {
+                let before = released.len();
                 released.extend(slots_of(record));
-                let _ = record.id.compare_exchange(id, 0, Ordering::AcqRel, Ordering::Relaxed);
+                // Ended by the engine meanwhile: what was read may be its next ticket's.
+                if !ticket::end(&record.id, id) {
+                    released.truncate(before);
+                }
             } else {
                 open.insert(id, self.tickets.get(&id).copied().unwrap_or(now));
             }
