@@ -26,7 +26,7 @@ os.environ["SPILLWAY_ROOT"] = tempfile.mkdtemp(prefix="spillway-judge-")
 os.environ["SPILLWAY_CONFIG"] = json.dumps({"pool": {"namespace": "judge", "name": "judge", "uid": "0"}})
 
 from spillway.adapters.vllm import rank_side, scheduler_side, setup
-from spillway.adapters.vllm.offloading import SpillwayConnector
+from spillway.adapters.vllm.connector import SpillwayConnector
 from spillway.adapters.vllm.ranks import JobReports, SpillwayRank
 from spillway.adapters.vllm.scheduler import SpillwayScheduler
 from spillway.adapters.vllm.slots import SlotSpec
@@ -103,10 +103,10 @@ def take_place() -> None:
         (vllm_worker, "OffloadingConnectorWorker", JudgedRank),
     ]:
         setattr(module, name, ours)
-    from spillway.adapters.vllm import offloading
+    from spillway.adapters.vllm import connector
 
-    offloading.SchedulerSide = JudgedSchedulerSide
-    offloading.RankSide = JudgedRankSide
+    connector.SchedulerSide = JudgedSchedulerSide
+    connector.RankSide = JudgedRankSide
     KVConnectorFactory._registry["OffloadingConnector"] = lambda: JudgedConnector
 
 

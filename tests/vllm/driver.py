@@ -190,7 +190,7 @@ class Engine:
             "problem": getattr(connector, "_problem", None),
             "cold": side and side._cold_reason,
             "sealed": bool(side and side._sealed),
-            "ready": bool(side and side.session._usable()),
+            "ready": bool(side and side.session.is_usable()),
             "open_tickets": attachment.open_tickets() if attachment else 0,
             "granted": attachment.granted(0) if attachment else 0,
             "counters": counters(),
@@ -272,13 +272,13 @@ class Engine:
     def count_resolves(self) -> dict[str, Any]:
         """From now on `facts` tells how often requests were looked up."""
         session = self.core.engine_core.scheduler.connector._scheduler_side.session
-        real = session.resolve
+        real = session.loads.resolve
 
         def resolve(*arguments: Any) -> Any:
             self.resolves += 1
             return real(*arguments)
 
-        session.resolve = resolve
+        session.loads.resolve = resolve
         return {}
 
     def time_steps(self, steps: int, repeated: bool) -> dict[str, Any]:

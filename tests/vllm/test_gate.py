@@ -241,7 +241,7 @@ def test_connector_that_stays_inert_changes_no_plan_of_the_engine(
 
     named = {
         "kv_connector": "SpillwayConnector",
-        "kv_connector_module_path": "spillway.adapters.vllm.connector",
+        "kv_connector_module_path": "spillway.adapters.vllm.entry",
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"spillway_incarnation": "00"},
     }

@@ -82,7 +82,7 @@ METRICS: tuple[Declared, ...] = (
     Declared(
         "spillway_lookup_keys",
         "counter",
-        "Keys that engines looked up, by answer.",
+        "Keys that scheduled requests looked up, by what became of them: loaded (hit), loaded after a wait for NVMe, computed (miss).",
         "result",
         _counters(hit="hit_keys", nvme="nvme_keys", miss="miss_keys"),
     ),

@@ -41,10 +41,10 @@ class Side:
 
     def resolve(self, request: str, numbers: range) -> Verdict:
         group = Group([key_of(number) for number in numbers], CHUNK_TOKENS, None)
-        return self.session.resolve(request, [group], 0, len(numbers) * CHUNK_TOKENS)
+        return self.session.loads.resolve(request, [group], 0, len(numbers) * CHUNK_TOKENS)
 
     def hits(self, request: str, numbers: range) -> list[bool]:
-        return [self.session.is_hit(request, key_of(number)) for number in numbers]
+        return [self.session.loads.is_hit(request, key_of(number)) for number in numbers]
 
     def offers(self, numbers: range) -> list[StoreOffer]:
         return [StoreOffer(key_of(number), 0, (number + 1) * CHUNK_TOKENS) for number in numbers]
@@ -54,7 +54,7 @@ class Side:
         accepted: list[StoreOffer] = []
 
         def done() -> bool:
-            taken = self.session.offer_store(request, self.offers(numbers))
+            taken = self.session.stores.offer(request, self.offers(numbers))
             accepted.extend(offer for offer, _slot in taken or [])
             return len(accepted) == len(numbers)
 

@@ -52,15 +52,15 @@ class SpillwayManager(OffloadingManager):
         return request_id in self._excluded
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
-        return LookupResult.HIT if self._session.is_hit(req_context.req_id, key) else LookupResult.MISS
+        return LookupResult.HIT if self._session.loads.is_hit(req_context.req_id, key) else LookupResult.MISS
 
     def get_load_source(self, key: OffloadKey, req_context: ReqContext) -> Any:
-        return CacheHitSource.DISK if self._session.was_promoted(req_context.req_id, key) else CacheHitSource.HOST
+        return CacheHitSource.DISK if self._session.loads.was_promoted(req_context.req_id, key) else CacheHitSource.HOST
 
     def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
         ordered = list(keys)
         groups = [self._position[get_offload_group_idx(key)] for key in ordered]
-        claim = self._session.claim(req_context.req_id, ordered)
+        claim = self._session.loads.claim(req_context.req_id, ordered)
         if claim is None:
             return SlotSpec(self._by_group(groups, [0] * len(groups)), lost=True)
         tickets, slots = claim
@@ -70,7 +70,7 @@ class SpillwayManager(OffloadingManager):
         accepted = [] if req_context.req_id in self._excluded else self._accept(keys, req_context)
         if accepted is None:
             return None
-        if self._session.was_cut(req_context.req_id):
+        if self._session.stores.was_cut(req_context.req_id):
             self.on_cut(req_context.req_id)
         groups = [offer.group for offer, _slot in accepted]
         slots = self._by_group(groups, [slot for _offer, slot in accepted])
@@ -82,7 +82,7 @@ class SpillwayManager(OffloadingManager):
             end_token = req_context.get_offload_key_position(key)
             if end_token is not None:
                 offers.append(StoreOffer(key, self._position[get_offload_group_idx(key)], end_token))
-        return self._session.offer_store(req_context.req_id, offers)
+        return self._session.stores.offer(req_context.req_id, offers)
 
     def _by_group(self, groups: list[int], slots: Iterable[int]) -> tuple[tuple[int, ...], ...]:
         found: list[list[int]] = [[] for _ in self._position]

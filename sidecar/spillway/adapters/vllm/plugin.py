@@ -24,7 +24,7 @@ from spillway.client.refusal import note_refusal
 from spillway.client.settings import SettingsError, read_settings
 
 CONNECTOR = "SpillwayConnector"
-CONNECTOR_MODULE = "spillway.adapters.vllm.connector"
+CONNECTOR_MODULE = "spillway.adapters.vllm.entry"
 SPEC = "SpillwaySpec"
 SPEC_MODULE = "spillway.adapters.vllm.spec"
 INCARNATION = "spillway_incarnation"

@@ -47,8 +47,8 @@ class SpillwayScheduler(OffloadingConnectorScheduler):
         # vLLM forgets those that gave way after this.
         shown.finished_req_ids = self.lingering.offered()
         jobs = super()._build_store_jobs(shown)
-        self._offer_again(self._session.take_cuts())
-        self.lingering.end_step(self._session.take_unmet(), allocated)
+        self._offer_again(self._session.stores.take_cuts())
+        self.lingering.end_step(self._session.stores.take_unmet(), allocated)
         return jobs
 
     def has_pending_push_work(self) -> bool:

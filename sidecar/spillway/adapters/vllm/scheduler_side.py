@@ -190,12 +190,12 @@ class SchedulerSide:
             Group(state.offload_keys, config.tokens_per_chunk, config.sliding_window_size_in_chunks)
             for config, state in zip(self.scheduler.config.kv_group_configs, status.group_states, strict=True)
         ]
-        verdict = self.session.resolve(request.request_id, groups, computed_tokens, request.num_tokens)
+        verdict = self.session.loads.resolve(request.request_id, groups, computed_tokens, request.num_tokens)
         return (None, False) if verdict is Verdict.WAIT else None
 
     def remember(self, request: Any, computed_tokens: int, answer: tuple[int | None, bool]) -> None:
         """vLLM's walk gave this answer; while nothing changes it need not walk again."""
-        situation = self.session.situation(request.request_id, answered=True)
+        situation = self.session.loads.situation(request.request_id, answered=True)
         if situation is not None:
             place = (situation, computed_tokens, request.num_tokens, self._loads_begun_and_ended)
             self._answers[request.request_id] = (place, answer)
@@ -203,7 +203,7 @@ class SchedulerSide:
     def _repeat(self, request: Any, computed_tokens: int, status: Any) -> tuple[int | None, bool] | None:
         """vLLM asks again for every waiting request at every step, the more of them the longer a load takes."""
         kept = self._answers.get(request.request_id)
-        situation = self.session.situation(request.request_id) if kept is not None else None
+        situation = self.session.loads.situation(request.request_id) if kept is not None else None
         if kept is None or situation is None:
             return None
         if kept[0] != (situation, computed_tokens, request.num_tokens, self._loads_begun_and_ended):
@@ -211,16 +211,16 @@ class SchedulerSide:
         # All that vLLM's walk would do beside answering.
         for state in status.group_states:
             state.block_ids.clear()
-        return (None, False) if self.session.repeat(request.request_id) is Verdict.WAIT else kept[1]
+        return (None, False) if self.session.loads.repeat(request.request_id) is Verdict.WAIT else kept[1]
 
     def scheduled(self, request: Any, external_tokens: int) -> None:
         """vLLM gave the request its blocks, and waits for so many tokens of it to be loaded."""
         if not external_tokens:
-            self.session.scheduled(request.request_id)
+            self.session.loads.scheduled(request.request_id)
             return
         sources = tokens_by_source(self.scheduler, request, external_tokens, self._manager.get_load_source)
         dram, nvme = sources.get(CacheHitSource.HOST, 0), sources.get(CacheHitSource.DISK, 0)
-        self.session.scheduled(request.request_id, LoadTokens(dram, nvme, external_tokens - dram - nvme))
+        self.session.loads.scheduled(request.request_id, LoadTokens(dram, nvme, external_tokens - dram - nvme))
         # vLLM lets requests wait for chunks that another one loads, so its answers depend on which loads are under way.
         self._loads_begun_and_ended += 1
 
@@ -286,18 +286,18 @@ class SchedulerSide:
             if not job.store:
                 self._loads_begun_and_ended += 1
                 if not job.failed:
-                    self.session.loaded(job.request_id)
+                    self.session.loads.loaded(job.request_id)
                     self.gate.load.add(job.payload_bytes, time.monotonic() - job.started)
                 elif self.knows(job.request_id):
                     # Of a load that ends within its step vLLM hears by its blocks alone.
                     failed.add(job.request_id)
             elif job_id not in self.scheduler._jobs:
-                self.session.abandon(job.places)
+                self.session.stores.abandon(job.places)
             else:
                 # vLLM will call each of them stored, too late to change it: it knows no failed store, and may raise before.
                 self.session.stored(job.keys, failed=job.failed)
         for request_id in failed:
-            self.session.deny(request_id)
+            self.session.loads.failed(request_id)
 
     def _take_ended(self, output: Any) -> None:
         """Move the jobs that the last rank has reported now."""
@@ -327,4 +327,4 @@ class SchedulerSide:
 
     def _abandon_ended(self) -> None:
         ended, self._ended = self._ended, []
-        self.session.abandon([place for _job_id, job in ended if job.store for place in job.places])
+        self.session.stores.abandon([place for _job_id, job in ended if job.store for place in job.places])

@@ -1,6 +1,6 @@
-"""One request's plan: which chunks on NVMe, or still being inserted, it waits for, and until when.
+"""One request's wait: which chunks on NVMe, or still being inserted, it waits for, and until when.
 
-Made once, at the first answer that is not final, and sticky: what is not in it is a miss for this request. Nobody wakes a waiting
+Begun once, at the first answer that is not final, and sticky: what is not in it is a miss for this request. Nobody wakes a waiting
 request, so every engine step asks again; while the index's progress word stands still that costs one comparison.
 """
 
@@ -71,7 +71,7 @@ def _last_window(state: bytes, window_chunks: int) -> tuple[int, int]:
 
 
 @dataclass
-class Plan:
+class Wait:
     """`deadline` bounds the whole wait, `stall_deadline` the wait for the next sign of progress (monotonic seconds)."""
 
     wanted: list[Wanted]

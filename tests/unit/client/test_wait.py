@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from spillway import _core
-from spillway.client.plan import PENDING, Plan, Wanted, select
 from spillway.client.records import Group
+from spillway.client.wait import PENDING, Wait, Wanted, select
 
 M, H, N = _core.MISS, _core.HIT, _core.NVME
 TOKENS = 256
@@ -54,31 +54,31 @@ def test_one_full_group_is_exactly_the_run(states: list[int], start: int) -> Non
     assert [entry.state for entry in wanted] == states[:run]
 
 
-def make_plan(states: list[int], windows: frozenset[int] = frozenset()) -> Plan:
+def make_wait(states: list[int], windows: frozenset[int] = frozenset()) -> Wait:
     wanted = [
         Wanted(b"%d" % at, 1 if at in windows else 0, at * TOKENS, state, at in windows)
         for at, state in enumerate(states)
     ]
-    return Plan(
+    return Wait(
         wanted, started=0, deadline=9, stall_deadline=9, pending_deadline=9, reserved_bytes=0, promoted_bytes=0, word=1
     )
 
 
 def test_lost_chunk_ends_the_prefix_before_it() -> None:
-    plan = make_plan([H, N, N, N])
-    plan.cut({b"2"})
-    assert [entry.key for entry in plan.wanted] == [b"0", b"1"]
-    assert plan.missing == {b"1"}
+    wait = make_wait([H, N, N, N])
+    wait.cut({b"2"})
+    assert [entry.key for entry in wait.wanted] == [b"0", b"1"]
+    assert wait.missing == {b"1"}
 
 
 def test_lost_window_is_waited_for_no_more() -> None:
-    plan = make_plan([N, N, N], windows=frozenset({1, 2}))
-    plan.cut({b"1"})
-    assert plan.missing == {b"0"}
+    wait = make_wait([N, N, N], windows=frozenset({1, 2}))
+    wait.cut({b"1"})
+    assert wait.missing == {b"0"}
 
 
-def test_plan_stands_while_the_word_and_the_deadlines_do() -> None:
-    plan = make_plan([N])
-    assert plan.unchanged(1, 8.9)
-    assert not plan.unchanged(2, 8.9)
-    assert not plan.unchanged(1, 9)
+def test_wait_goes_on_while_the_word_and_the_deadlines_do() -> None:
+    wait = make_wait([N])
+    assert wait.unchanged(1, 8.9)
+    assert not wait.unchanged(2, 8.9)
+    assert not wait.unchanged(1, 9)
