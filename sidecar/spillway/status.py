@@ -24,7 +24,7 @@ class SidecarCondition(_Frozen):
     message: str
 
 
-class TierStatus(_Frozen):
+class TierFigures(_Frozen):
     """One tier of this pod."""
 
     name: Literal["dram", "nvme"]
@@ -87,7 +87,7 @@ class SidecarStatus(_Frozen):
     pool: str
     revision: str
     daemon: DaemonStatus
-    tiers: tuple[TierStatus, ...]
+    tiers: tuple[TierFigures, ...]
     tokens: TokenCounts | None
     engines: tuple[EngineStatus, ...]
     engines_attached: int

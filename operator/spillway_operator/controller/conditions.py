@@ -9,14 +9,14 @@ from typing import Literal
 
 from spillway_operator.api import Condition, InjectionStatus, Reason
 from spillway_operator.api.status import ConditionStatus, ConditionType
-from spillway_operator.controller.facts import Facts, MemberState, Severity, summarise
+from spillway_operator.controller.facts import MemberState, PoolFacts, Severity, summarise
 
 Verdict = tuple[ConditionStatus, str, str]
 
 STORAGE_TOPIC: Literal["StorageProvisioned"] = "StorageProvisioned"
 
 
-def decide_conditions(facts: Facts, members: Sequence[MemberState]) -> dict[ConditionType, Verdict]:
+def decide_conditions(facts: PoolFacts, members: Sequence[MemberState]) -> dict[ConditionType, Verdict]:
     """Status, reason and message of every condition of a pool that is not being deleted."""
     return {
         "Ready": decide_ready(facts, members),
@@ -28,13 +28,13 @@ def decide_conditions(facts: Facts, members: Sequence[MemberState]) -> dict[Cond
     }
 
 
-def decide_config_valid(facts: Facts) -> Verdict:
+def decide_config_valid(facts: PoolFacts) -> Verdict:
     if facts.fault is not None:
         return "False", facts.fault.reason, facts.fault.message
     return "True", Reason.VALID, "the specification can be used"
 
 
-def decide_injection_ready(facts: Facts) -> Verdict:
+def decide_injection_ready(facts: PoolFacts) -> Verdict:
     if facts.fault is not None:
         return "False", facts.fault.reason, "new pods start without a sidecar until ConfigValid is True"
     if facts.webhook_problem:
@@ -49,7 +49,7 @@ def _breaker_words(injection: InjectionStatus) -> str:
     return f"{begin}, which kept others from starting ({injection.message})"
 
 
-def decide_storage_provisioned(facts: Facts) -> Verdict:
+def decide_storage_provisioned(facts: PoolFacts) -> Verdict:
     if not facts.wants_nvme:
         return "True", Reason.DRAM_ONLY, "the pool asks for no NVMe tier"
     said = [
@@ -75,7 +75,7 @@ def decide_storage_provisioned(facts: Facts) -> Verdict:
     )
 
 
-def decide_degraded(facts: Facts, members: Sequence[MemberState]) -> Verdict:
+def decide_degraded(facts: PoolFacts, members: Sequence[MemberState]) -> Verdict:
     faults = [m for m in members if m.severity is Severity.FAULT]
     if not faults and facts.config_map_problem:
         return "True", Reason.CONFIG_MAP_TAKEN, facts.config_map_problem
@@ -87,7 +87,7 @@ def decide_degraded(facts: Facts, members: Sequence[MemberState]) -> Verdict:
     return "True", faults[0].reason, summarise(faults, len(facts.pods))
 
 
-def decide_progressing(facts: Facts, members: Sequence[MemberState]) -> Verdict:
+def decide_progressing(facts: PoolFacts, members: Sequence[MemberState]) -> Verdict:
     starting = [m for m in members if m.severity is Severity.STARTING]
     if starting:
         return "True", Reason.PODS_NOT_READY, f"{len(starting)} of {len(facts.injected)} injected pods are starting"
@@ -98,7 +98,7 @@ def decide_progressing(facts: Facts, members: Sequence[MemberState]) -> Verdict:
     return "False", Reason.RECONCILED, "nothing is under way"
 
 
-def decide_ready(facts: Facts, members: Sequence[MemberState]) -> Verdict:
+def decide_ready(facts: PoolFacts, members: Sequence[MemberState]) -> Verdict:
     for status, reason, message in (decide_config_valid(facts), decide_injection_ready(facts)):
         if status == "False":
             return "False", reason, message

@@ -39,7 +39,7 @@ class MemberState:
 
 
 @dataclass(frozen=True)
-class Facts:
+class PoolFacts:
     """All that the status of a pool is decided from."""
 
     generation: int
@@ -69,7 +69,7 @@ class Facts:
         return [pod for pod in self.pods if pod.bare]
 
 
-def decide_members(facts: Facts) -> list[MemberState]:
+def decide_members(facts: PoolFacts) -> list[MemberState]:
     """The state of every labelled pod, the worst first, by name within a severity."""
     observations = {pod.uid: observation for pod, observation in facts.observations}
     states = [
@@ -104,7 +104,7 @@ def decide_member(pod: PodView, observation: Observation | None, revision: str, 
     return MemberState(pod, Severity.FINE)
 
 
-def next_change_seconds(facts: Facts) -> float | None:
+def next_change_seconds(facts: PoolFacts) -> float | None:
     """When time alone may change a member's state: the nearest such moment from now, or None."""
     moments = [facts.now + STALE_AFTER] if facts.unread else []
     for pod, observation in facts.observations:

@@ -37,7 +37,7 @@ from spillway_operator.controller.disk import (
     decide_disk_nodes,
     wants_finalizer,
 )
-from spillway_operator.controller.facts import STALE_AFTER, Facts, decide_members, next_change_seconds
+from spillway_operator.controller.facts import STALE_AFTER, PoolFacts, decide_members, next_change_seconds
 from spillway_operator.controller.members import MemberReader
 from spillway_operator.controller.observed import Observed, PoolKey
 from spillway_operator.controller.pace import Burst
@@ -180,9 +180,9 @@ class Reconciler:
         config_map_problem: str = "",
         injection: InjectionStatus | None = None,
         revision: str = "",
-    ) -> Facts:
+    ) -> PoolFacts:
         pods = tuple(pod for pod in self.observed.pods(key) if pod.live)
-        return Facts(
+        return PoolFacts(
             generation=metadata.generation,
             fault=fault,
             config_map_problem=config_map_problem,
@@ -197,7 +197,7 @@ class Reconciler:
         )
 
     async def _report(
-        self, key: PoolKey, metadata: Metadata, facts: Facts, previous: PoolStatus, nodes: list[str]
+        self, key: PoolKey, metadata: Metadata, facts: PoolFacts, previous: PoolStatus, nodes: list[str]
     ) -> float | None:
         members = decide_members(facts)
         status = build_status(facts, members, decide_conditions(facts, members), previous, nodes)

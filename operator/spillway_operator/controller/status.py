@@ -11,7 +11,7 @@ from spillway_operator.api.names import API_VERSION, KIND
 from spillway_operator.api.pool import Metadata
 from spillway_operator.api.status import MAX_MEMBERS, ConditionType
 from spillway_operator.controller.conditions import Verdict, stamp_conditions
-from spillway_operator.controller.facts import Facts, MemberState
+from spillway_operator.controller.facts import MemberState, PoolFacts
 from spillway_operator.controller.pace import Burst
 from spillway_operator.controller.tiers import build_hit, build_tiers, seconds_until_write
 from spillway_operator.kube.resources import Manifest
@@ -30,7 +30,7 @@ class StatusWrite:
 
 
 def build_status(
-    facts: Facts,
+    facts: PoolFacts,
     members: Sequence[MemberState],
     verdicts: dict[ConditionType, Verdict],
     previous: PoolStatus,
@@ -62,7 +62,7 @@ def build_status(
     )
 
 
-def _stand_as_before(facts: Facts, previous: PoolStatus) -> bool:
+def _stand_as_before(facts: PoolFacts, previous: PoolStatus) -> bool:
     """Whether the list of the worst members, of whose faults only sidecars know, can be the one from before."""
     names = {pod.name for pod in facts.pods}
     return previous.pods == count_pods(facts) and all(member.pod in names for member in previous.members)
@@ -77,7 +77,7 @@ def _as_before(verdicts: dict[ConditionType, Verdict], previous: PoolStatus) -> 
     return kept
 
 
-def count_pods(facts: Facts) -> PodCounts:
+def count_pods(facts: PoolFacts) -> PodCounts:
     """Count the labelled pods that are neither finished nor leaving."""
     injected = facts.injected
     return PodCounts(
@@ -89,7 +89,7 @@ def count_pods(facts: Facts) -> PodCounts:
     )
 
 
-def decide_write(previous: PoolStatus, current: PoolStatus, facts: Facts, burst: Burst) -> StatusWrite:
+def decide_write(previous: PoolStatus, current: PoolStatus, facts: PoolFacts, burst: Burst) -> StatusWrite:
     """What others act on at once, other fast facts at the pace of pace.py, slow facts at that of tiers.py; nothing where nothing differs.
 
     The webhook acts on the injection breaker, whoever waits for a rollout of a change on generation and revision, a deletion on the
@@ -109,7 +109,7 @@ def decide_write(previous: PoolStatus, current: PoolStatus, facts: Facts, burst:
     return StatusWrite(current) if wait_seconds == 0 else StatusWrite(None, wait_seconds)
 
 
-def count_write(previous: PoolStatus, written: PoolStatus, facts: Facts, burst: Burst) -> None:
+def count_write(previous: PoolStatus, written: PoolStatus, facts: PoolFacts, burst: Burst) -> None:
     """The API server took the write. One of slow facts alone belongs to no burst: it comes every 5 minutes in the calmest pool."""
     if _said(previous) != _said(written):
         burst.count(facts.now, turned=_has_turned(previous, written))

@@ -10,7 +10,7 @@ from spillway import _core
 from spillway.config import SidecarConfig
 from spillway.daemon.metrics import RESTARTS_ENV
 from spillway.daemon.snapshot import Snapshot
-from spillway.status import DaemonStatus, EngineStatus, NvmeStatus, SidecarStatus, TierStatus, TokenCounts
+from spillway.status import DaemonStatus, EngineStatus, NvmeStatus, SidecarStatus, TierFigures, TokenCounts
 
 POD_NAME_ENV: Final = "POD_NAME"
 
@@ -51,7 +51,7 @@ class StatusBuilder:
             quarantined=seen.stats.quarantined if seen.stats else {},
         )
 
-    def _tiers(self, stats: _core.Stats) -> tuple[TierStatus, ...]:
+    def _tiers(self, stats: _core.Stats) -> tuple[TierFigures, ...]:
         """A tier that is off is absent."""
         found = [_tier("dram", stats)]
         if self._config.nvme is not None and stats.nvme.state != _core.NVME_OFF:
@@ -68,9 +68,9 @@ def _tokens(seen: Snapshot) -> TokenCounts:
     )
 
 
-def _tier(name: Literal["dram", "nvme"], stats: _core.Stats) -> TierStatus:
+def _tier(name: Literal["dram", "nvme"], stats: _core.Stats) -> TierFigures:
     figures = stats.tiers[name]
-    return TierStatus(
+    return TierFigures(
         name=name,
         capacity_bytes=figures.capacity_bytes,
         used_bytes=figures.bytes,

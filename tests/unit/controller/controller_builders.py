@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spillway_operator.api import KVCachePool, parse_pool
-from spillway_operator.controller.facts import Facts
+from spillway_operator.controller.facts import PoolFacts
 from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport, TokenReport
 from spillway_operator.controller.observed import PodView, parse_pod
 
@@ -99,11 +99,11 @@ def make_observation(
     return Observation(report, NOW - timedelta(seconds=age_seconds))
 
 
-def make_facts(*members: tuple[PodView, Observation | None], **overrides: Any) -> Facts:
+def make_facts(*members: tuple[PodView, Observation | None], **overrides: Any) -> PoolFacts:
     pods = tuple(pod for pod, _ in members)
     values: dict[str, Any] = {
         "generation": 1, "fault": None, "webhook_problem": "", "pods": pods,
         "observations": tuple((pod, seen) for pod, seen in members if pod.injected),
         "revision": "r1", "wants_nvme": False, "now": NOW,
     }  # fmt: skip
-    return Facts(**{**values, **overrides})
+    return PoolFacts(**{**values, **overrides})

@@ -9,18 +9,18 @@ import pytest
 from controller_builders import NOW, make_facts, make_observation, make_pod
 from spillway_operator.api import Condition, Fault, Reason
 from spillway_operator.controller.conditions import decide_conditions, reason_word, stamp_conditions
-from spillway_operator.controller.facts import ATTACH_GRACE, Facts, decide_members, next_change_seconds
+from spillway_operator.controller.facts import ATTACH_GRACE, PoolFacts, decide_members, next_change_seconds
 from spillway_operator.controller.members import MemberCondition
 
 TOO_SMALL = MemberCondition(type="StorageProvisioned", reason="VolumeTooSmall", message="asked for 100Gi, has 1Gi")
 SMALL_ARENA = MemberCondition(type="Degraded", reason="ArenaSmallerThanAsked", message="half of it")
 
 
-def decide(facts: Facts) -> dict[Any, Any]:
+def decide(facts: PoolFacts) -> dict[Any, Any]:
     return dict(decide_conditions(facts, decide_members(facts)))
 
 
-def assert_condition(facts: Facts, kind: str, status: str, reason: str, says: str = "") -> None:
+def assert_condition(facts: PoolFacts, kind: str, status: str, reason: str, says: str = "") -> None:
     seen = decide(facts)[kind]
     assert seen[:2] == (status, reason), seen
     assert says in seen[2]

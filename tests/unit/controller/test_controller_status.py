@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spillway_operator.api import HitStatus, PoolStatus
 from spillway_operator.api.quantity import parse_bytes
 from spillway_operator.controller.conditions import decide_conditions
-from spillway_operator.controller.facts import Facts, decide_members
+from spillway_operator.controller.facts import PoolFacts, decide_members
 from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport, TokenReport
 from spillway_operator.controller.pace import FREE_WRITES, Burst
 from spillway_operator.controller.status import (
@@ -32,7 +32,7 @@ from spillway_operator.controller.tiers import (
 )
 
 
-def status_of(facts: Facts, previous: PoolStatus | None = None) -> PoolStatus:
+def status_of(facts: PoolFacts, previous: PoolStatus | None = None) -> PoolStatus:
     members = decide_members(facts)
     return build_status(facts, members, decide_conditions(facts, members), previous or PoolStatus(), ["node-1"])
 
