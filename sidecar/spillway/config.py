@@ -2,15 +2,22 @@
 
 `SidecarConfig` travels as JSON in the environment variable `SPILLWAY_CONFIG`, complete, so that a pod depends on no
 object that the operator makes. `LiveOverrides` is the subset that may change while the pod runs; it travels in a ConfigMap
-that is mounted optionally. Both are frozen and refuse unknown fields. Parse once, at the edge: `parse_sidecar_config` and
-`parse_live_overrides` raise `ConfigError`, which names the field, the problem and the fix.
+that is mounted optionally. Parse once, at the edge: `parse_sidecar_config` and `parse_live_overrides` raise `ConfigError`, which
+names the field, the problem and the fix.
+
+The webhook may be newer than a pod's sidecar (a pool can name an image), or older. So every field says what a sidecar does that
+does not know it (`IGNORED`, `REFUSED`), and the rendered text lists in `requires` which of the second kind are not at their
+defaults. A sidecar refuses the text if it does not know one of those, and passes over every other unknown field. A field that is
+added later has a default, which means what was done before it was there.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Final, Literal, TypeVar
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +43,12 @@ HEAP_BYTES: Final = 512 * MIB
 MIN_DRAM_BYTES: Final = 64 * MIB
 # What the webhook adds to the pod's grace period, and so what a flush at the pod's end may take at most.
 FLUSH_SECONDS: Final = 30
+
+# What a sidecar does that does not know the field: it runs without it, or not at all. `json_schema_extra` of each field.
+UNKNOWN: Final = "x-unknown-to-sidecar"
+IGNORED: Final[dict[str, Any]] = {UNKNOWN: "ignored"}
+REFUSED: Final[dict[str, Any]] = {UNKNOWN: "refused"}
+REQUIRES: Final = "requires"
 
 DirectMode = Literal["Auto", "Required", "Off"]
 LogLevel = Literal["Debug", "Info", "Warning", "Error"]
@@ -82,68 +95,107 @@ PublicKey = Annotated[str, AfterValidator(_check_public_key)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class PoolIdentity(_Frozen):
     """Which KVCachePool the pod joined. A pool made again under the same name has another uid and a cold disk."""
 
-    namespace: str = Field(description="Namespace of the pool and of the pod.")
-    name: str = Field(description="Name of the pool.")
-    uid: str = Field(description="metadata.uid of the pool; part of what a store on disk belongs to.")
+    namespace: str = Field(json_schema_extra=REFUSED, description="Namespace of the pool and of the pod.")
+    name: str = Field(json_schema_extra=REFUSED, description="Name of the pool.")
+    uid: str = Field(
+        json_schema_extra=REFUSED, description="metadata.uid of the pool; part of what a store on disk belongs to."
+    )
 
 
 class DramConfig(_Frozen):
     """The DRAM tier."""
 
-    capacity_bytes: int = Field(ge=MIN_DRAM_BYTES, description="Bytes of the arena, headers of the slots included.")
+    capacity_bytes: int = Field(
+        json_schema_extra=REFUSED, ge=MIN_DRAM_BYTES, description="Bytes of the arena, headers of the slots included."
+    )
 
 
 class NvmeConfig(_Frozen):
     """The NVMe tier: one preallocated store in a volume at /spillway/nvme."""
 
-    capacity_bytes: int = Field(gt=0, description="Bytes of the store, all allocated when it is made.")
-    reserve_percent: int = Field(ge=0, le=100, description="Share of the capacity that must stay free beyond it.")
-    volume_type: VolumeType = Field(description="Where the volume comes from; HostPath outlives the pod.")
+    capacity_bytes: int = Field(
+        json_schema_extra=REFUSED, gt=0, description="Bytes of the store, all allocated when it is made."
+    )
+    reserve_percent: int = Field(
+        json_schema_extra=REFUSED, ge=0, le=100, description="Share of the capacity that must stay free beyond it."
+    )
+    volume_type: VolumeType = Field(
+        json_schema_extra=IGNORED, description="Where the volume comes from; HostPath outlives the pod."
+    )
     slots: int = Field(
+        json_schema_extra=REFUSED,
         default=1,
         ge=1,
         le=64,
         description="Stores that may stand side by side in the volume: pods per node on HostPath, where the volume is the pool's folder.",
     )
     direct: DirectMode = Field(
+        json_schema_extra=REFUSED,
         default="Auto",
         description="O_DIRECT: Auto falls back to buffered I/O visibly, Required turns the tier off, Off is buffered.",
     )
     deadline_seconds: float = Field(
-        default=0.25, gt=0, le=600, description="How long one read or write may take before the tier is suspected."
+        json_schema_extra=IGNORED,
+        default=0.25,
+        gt=0,
+        le=600,
+        description="How long one read or write may take before the tier is suspected.",
     )
     io_threads: int = Field(
-        default=8, ge=1, le=64, description="Threads that read and write where io_uring cannot, each one I/O at a time."
+        json_schema_extra=IGNORED,
+        default=8,
+        ge=1,
+        le=64,
+        description="Threads that read and write where io_uring cannot, each one I/O at a time.",
     )
 
 
 class SidecarConfig(_Frozen):
     """Everything that the sidecar needs to know to start."""
 
-    pool: PoolIdentity = Field(description="The pool that the pod joined.")
+    pool: PoolIdentity = Field(json_schema_extra=REFUSED, description="The pool that the pod joined.")
     revision: str = Field(
-        description="Short hash of this configuration and the sidecar's image; label spillway.dev/revision."
+        json_schema_extra=IGNORED,
+        description="Short hash of this configuration and the sidecar's image; label spillway.dev/revision.",
     )
     cache_epoch: int = Field(
-        default=0, ge=0, description="Part of every fingerprint: raising it forgets what was stored."
+        json_schema_extra=REFUSED,
+        default=0,
+        ge=0,
+        description="Part of every fingerprint: raising it forgets what was stored.",
     )
-    dram: DramConfig = Field(description="The DRAM tier.")
-    nvme: NvmeConfig | None = Field(default=None, description="The NVMe tier; absent: DRAM only.")
+    dram: DramConfig = Field(json_schema_extra=REFUSED, description="The DRAM tier.")
+    nvme: NvmeConfig | None = Field(
+        json_schema_extra=IGNORED, default=None, description="The NVMe tier; absent: DRAM only."
+    )
     index_bytes: int = Field(
-        ge=MIN_INDEX_BYTES, le=MAX_INDEX_BYTES, description="Bytes of the lookup table; see the function index_bytes."
+        json_schema_extra=REFUSED,
+        ge=MIN_INDEX_BYTES,
+        le=MAX_INDEX_BYTES,
+        description="Bytes of the lookup table; see the function index_bytes.",
     )
     heap_bytes: int = Field(
-        default=HEAP_BYTES, ge=64 * MIB, description="What the daemon may use beside arena and index."
+        json_schema_extra=IGNORED,
+        default=HEAP_BYTES,
+        ge=64 * MIB,
+        description="What the daemon may use beside arena and index.",
     )
-    http_port: int = Field(default=HTTP_PORT, ge=1, le=65535, description="Port of /healthz, /metrics and /status.")
-    log_level: LogLevel = Field(default="Info", description="Least level that is logged.")
+    http_port: int = Field(
+        json_schema_extra=REFUSED,
+        default=HTTP_PORT,
+        ge=1,
+        le=65535,
+        description="Port of /healthz, /metrics and /status.",
+    )
+    log_level: LogLevel = Field(json_schema_extra=IGNORED, default="Info", description="Least level that is logged.")
     status_public_keys: tuple[PublicKey, ...] = Field(
+        json_schema_extra=IGNORED,
         default=(),
         max_length=4,
         description="Raw Ed25519 public keys in base64; a token for /status must be signed by one of them.",
@@ -151,7 +203,11 @@ class SidecarConfig(_Frozen):
 
     def render(self) -> str:
         """This configuration as the value of SPILLWAY_CONFIG: compact JSON. Raises ConfigError from 8 KiB on."""
-        text = self.model_dump_json(exclude_none=True)
+        document = self.model_dump(mode="json", exclude_none=True)
+        required = list(_required(self))
+        if required:
+            document[REQUIRES] = required
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
         if len(text.encode()) > MAX_RENDERED_BYTES:
             raise ConfigError(
                 CONFIG_ENV, f"renders to {len(text.encode())} bytes", f"keep it below {MAX_RENDERED_BYTES}"
@@ -169,11 +225,17 @@ class SidecarConfig(_Frozen):
 
 
 class LiveOverrides(_Frozen):
-    """What may change while the pod runs. An absent field leaves what the pod was started with."""
+    """What may change while the pod runs. An absent field leaves what the pod was started with, and so does an unknown one."""
 
-    log_level: LogLevel | None = Field(default=None, description="Replaces SidecarConfig.log_level.")
+    log_level: LogLevel | None = Field(
+        json_schema_extra=IGNORED, default=None, description="Replaces SidecarConfig.log_level."
+    )
     nvme_deadline_seconds: float | None = Field(
-        default=None, gt=0, le=600, description="Replaces NvmeConfig.deadline_seconds; ignored without an NVMe tier."
+        json_schema_extra=IGNORED,
+        default=None,
+        gt=0,
+        le=600,
+        description="Replaces NvmeConfig.deadline_seconds; ignored without an NVMe tier.",
     )
 
     def render(self) -> str:
@@ -182,8 +244,17 @@ class LiveOverrides(_Frozen):
 
 
 def parse_sidecar_config(text: str) -> SidecarConfig:
-    """Read the value of SPILLWAY_CONFIG. Raises ConfigError for the first thing that is wrong."""
-    return _parse(SidecarConfig, text, CONFIG_ENV)
+    """Read the value of SPILLWAY_CONFIG. Raises ConfigError for the first thing that is wrong, or for what this build must know."""
+    config = _parse(SidecarConfig, text, CONFIG_ENV)
+    required = json.loads(text).get(REQUIRES, [])
+    if not isinstance(required, list):
+        raise ConfigError(f"{CONFIG_ENV}.{REQUIRES}", f"is {required!r:.80}, not a list", "correct the value")
+    for path in required:
+        if not _is_known(SidecarConfig, str(path).split(".")):
+            raise ConfigError(
+                f"{CONFIG_ENV}.{path}", "is not known to this sidecar, and may not be ignored", _NEWER_IMAGE
+            )
+    return config
 
 
 def parse_live_overrides(text: str) -> LiveOverrides:
@@ -191,13 +262,32 @@ def parse_live_overrides(text: str) -> LiveOverrides:
     return _parse(LiveOverrides, text, LIVE_OVERRIDES_FILE)
 
 
+def _required(model: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The dotted names of fields that have a default, are not at it, and are marked REFUSED."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _required(value, f"{prefix}{name}.")
+        mark = field.json_schema_extra
+        if mark == REFUSED and not field.is_required() and value != field.default:
+            yield f"{prefix}{name}"
+
+
+def _is_known(model: type[BaseModel], path: list[str]) -> bool:
+    field = model.model_fields.get(path[0])
+    if field is None or len(path) == 1:
+        return field is not None
+    nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+    return any(issubclass(kind, BaseModel) and _is_known(kind, path[1:]) for kind in nested)
+
+
 Model = TypeVar("Model", bound=_Frozen)
 
 _FIXES: Final = {
     "json_invalid": "write valid JSON",
     "missing": "add the field",
-    "extra_forbidden": "remove the field, or use a sidecar image that knows it",
 }
+_NEWER_IMAGE: Final = "use a sidecar image that knows it"
 
 
 def _parse(model: type[Model], text: str, source: str) -> Model:

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 from spillway.config import (
+    IGNORED,
     MAX_INDEX_BYTES,
     MAX_RENDERED_BYTES,
     MIB,
     MIN_INDEX_BYTES,
+    REFUSED,
     ConfigError,
+    DramConfig,
     LiveOverrides,
+    NvmeConfig,
+    PoolIdentity,
     SidecarConfig,
     index_bytes,
     index_table_bytes,
@@ -61,7 +67,7 @@ def test_longest_config_fits_the_environment() -> None:
         ("nvme.direct", "Maybe", "SPILLWAY_CONFIG.nvme.direct: .*not 'Maybe'"),
         ("status_public_keys", ["x"], "SPILLWAY_CONFIG.status_public_keys.0: .*base64"),
         ("status_public_keys", ["AAAA"], "holds 3 bytes where an Ed25519 public key has 32"),
-        ("surprise", 1, "SPILLWAY_CONFIG.surprise: .*; remove the field"),
+        ("requires", 1, "SPILLWAY_CONFIG.requires: is 1, not a list"),
     ],
 )
 def test_error_names_field_value_and_fix(path: str, value: object, says: str) -> None:
@@ -96,9 +102,54 @@ def test_overrides_replace_only_what_they_set() -> None:
     assert without.with_overrides(overrides) == without
 
 
-def test_overrides_refuse_what_is_not_live() -> None:
-    with pytest.raises(ConfigError, match=r"overrides.json.cache_epoch: .*; remove the field"):
-        parse_live_overrides('{"cache_epoch": 3}')
+def test_overrides_pass_over_what_this_sidecar_does_not_know() -> None:
+    """An upgraded operator writes them for pods that keep their sidecars."""
+    overrides = parse_live_overrides('{"watermark": 3, "log_level": "Debug"}')
+    assert overrides == LiveOverrides(log_level="Debug")
+
+
+class NewerConfig(SidecarConfig):
+    """As a later version may be."""
+
+    encryption: bool = Field(default=False, json_schema_extra=REFUSED)
+    speculation: bool = Field(default=False, json_schema_extra=IGNORED)
+
+
+def newer(**changes: Any) -> NewerConfig:
+    return NewerConfig.model_validate({**make_config().model_dump(), **changes})
+
+
+def test_older_sidecar_passes_over_what_it_can_do_without() -> None:
+    assert parse_sidecar_config(newer(speculation=True).render()) == make_config()
+
+
+def test_older_sidecar_refuses_what_it_may_not_ignore_and_says_what_to_do() -> None:
+    says = r"SPILLWAY_CONFIG\.encryption: is not known .*; use a sidecar image that knows it"
+    with pytest.raises(ConfigError, match=says):
+        parse_sidecar_config(newer(encryption=True).render())
+
+
+def test_newer_webhook_that_asks_for_nothing_new_requires_nothing_new() -> None:
+    assert parse_sidecar_config(newer(encryption=False).render()) == make_config()
+
+
+def test_newer_sidecar_reads_what_an_older_webhook_renders() -> None:
+    assert NewerConfig.model_validate_json(make_config().render()) == newer()
+
+
+def test_required_are_the_marked_fields_that_are_not_at_their_defaults() -> None:
+    assert "requires" not in json.loads(make_config().render())
+    nvme = {**json.loads(make_config().render())["nvme"], "slots": 2, "io_threads": 4}
+    config = make_config(cache_epoch=3, log_level="Debug", nvme=nvme)
+    assert json.loads(config.render())["requires"] == ["cache_epoch", "nvme.slots"]
+    assert parse_sidecar_config(config.render()) == config
+
+
+@pytest.mark.parametrize("model", [SidecarConfig, PoolIdentity, DramConfig, NvmeConfig, LiveOverrides])
+def test_every_field_says_what_a_sidecar_does_that_does_not_know_it(model: type[BaseModel]) -> None:
+    unmarked = [name for name, field in model.model_fields.items() if field.json_schema_extra not in (REFUSED, IGNORED)]
+    # What a sidecar passes over may be absent; what may be absent has a default.
+    assert unmarked == [], "say it with json_schema_extra"
 
 
 @given(st.integers(64 * MIB, 1 << 42), st.integers(0, 1 << 50))
