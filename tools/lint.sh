@@ -9,5 +9,6 @@ run uv run --no-sync lint-imports --no-cache
 run uv run --no-sync mypy operator/spillway_operator sidecar/spillway dev demo tools dashboards
 run env MYPYPATH=sidecar uv run --no-sync python -m mypy.stubtest spillway._core
 run uv run --no-sync python tools/fresh.py
+run uv run --no-sync python tools/doc_paths.py
 run cargo fmt --manifest-path sidecar/core/Cargo.toml --all --check
 run cargo clippy --manifest-path sidecar/core/Cargo.toml --workspace --all-targets --locked --quiet -- -D warnings
