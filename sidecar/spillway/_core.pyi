@@ -44,6 +44,7 @@ __all__ = [
     "NVME_BROKEN",
     "NVME_OFF",
     "NVME_SCANNING",
+    "OLDEST_ABI",
     "OUTCOME_NAMES",
     "OUT_CORRUPT_HEADER",
     "OUT_CORRUPT_PAYLOAD",
@@ -105,6 +106,7 @@ __version__: Final[str]
 
 # Sizes of docs/formats.md that callers need.
 ABI: Final[int]
+OLDEST_ABI: Final[int]  # of the other side
 KEY_BYTES: Final[int]  # 36
 HEADER_BYTES: Final[int]  # 4096: payload starts here in a slot
 PAGE_BYTES: Final[int]  # 4096: a slot number times this is its offset in the arena
@@ -324,7 +326,7 @@ class AttachError(CoreError):
     """The engine cannot attach; it runs cold."""
 
 class AbiMismatch(AttachError):
-    """The other side speaks an ABI that this build does not know."""
+    """The other side's ABI is neither this build's nor the one before or after."""
 
 class SidecarAbsent(AttachError):
     """R/run is missing or not writable."""
@@ -595,7 +597,7 @@ class Attachment:
         process)."""
 
     def try_map(self) -> bool:
-        """Map the index once the sidecar made it. False: not yet, ask again; cheap when mapped."""
+        """Map the index once the sidecar made it. False: not yet, ask again; cheap when mapped. Raises AbiMismatch."""
 
     def declare_slices(self, slice_bytes: list[int]) -> None:
         """A rank says its bytes per chunk, one figure per group; 0: this rank holds nothing of the group."""

@@ -1,4 +1,4 @@
-"""The engine's side of Spillway, without knowing any engine: attach, look up, plan, lease, publish.
+"""The engine's side of Spillway, without knowing any engine: attach, look up, wait, load, store.
 
 It runs inside foreign images and processes, so it needs nothing but the core and the standard library, never blocks and
 raises nothing but what its functions name. What knows an engine or torch lives in `spillway.adapters`.

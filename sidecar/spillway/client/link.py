@@ -15,6 +15,14 @@ from spillway import _core
 
 RETRY_SECONDS: Final = 0.1
 SCHEDULER: Final = -1
+# Why the sidecar refused an engine, and what to do.
+_REFUSALS: Final = {
+    _core.REFUSED_ABI: "its image and this pod's client are more than one version apart; recreate the pod",
+    _core.REFUSED_GEOMETRY: "a chunk of this model does not fit a slot",
+    _core.REFUSED_FAULT: "this engine's control file was damaged; restart the engine's container",
+    _core.REFUSED_TABLE_FULL: "too many engines or slot sizes are attached already",
+    _core.REFUSED_STALE: "it began anew since this engine attached; restart the engine's container",
+}
 
 
 @dataclass(frozen=True)
@@ -56,13 +64,21 @@ class _Attached:
         if self._geometry is None:
             state, reason = attachment.state()
             if state == _core.STATE_REFUSED:
-                self.problem = f"the sidecar refused this engine (reason {reason})"
+                why = _REFUSALS.get(reason, "it gave no reason that this client knows")
+                self.problem = f"the sidecar refused this engine: {why} (reason {reason})"
                 return False
             found = attachment.geometry()
             if found is None:
                 return False
             self._geometry = tuple(GroupGeometry(stride, payload, tuple(ranks)) for stride, payload, ranks in found)
         return True
+
+    def _map(self, attachment: _core.Attachment) -> bool:
+        try:
+            return attachment.try_map()
+        except _core.AttachError as error:
+            self.problem = str(error)
+            return False
 
     @property
     def geometry(self) -> tuple[GroupGeometry, ...] | None:
@@ -90,7 +106,7 @@ class Link(_Attached):
             return self._attachment
         if self.problem is None and self._due(self._clock()):
             attachment = self._open()
-            self._ready = attachment is not None and self._learn_geometry(attachment) and attachment.try_map()
+            self._ready = attachment is not None and self._learn_geometry(attachment) and self._map(attachment)
         return self._attachment if self._ready else None
 
     def refused(self) -> bool:
@@ -132,7 +148,7 @@ class RankLink(_Attached):
     def map(self) -> _core.Attachment | None:
         """The attachment with its arena mapped by the core, or None while the sidecar has not made it."""
         attachment = self._open()
-        return attachment if attachment is not None and attachment.try_map() else None
+        return attachment if attachment is not None and self._map(attachment) else None
 
     def ack(self, ticket: int) -> None:
         """This rank's copies of the ticket's slots are over, well or badly."""

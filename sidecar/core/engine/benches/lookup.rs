@@ -36,7 +36,7 @@ fn attach(plane: &mut Plane, root: &std::path::Path) -> Vec<Attachment> {
     while scheduler.geometry().is_none() {
         plane.poll(Duration::from_millis(10), 64);
     }
-    assert!(scheduler.try_map() && scheduler.set_fingerprint(FINGERPRINT).unwrap());
+    assert!(scheduler.try_map().unwrap() && scheduler.set_fingerprint(FINGERPRINT).unwrap());
     vec![scheduler, rank]
 }
 

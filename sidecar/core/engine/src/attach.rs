@@ -160,19 +160,23 @@ impl Attachment {
         Err(CoreError::invalid(format!("group is {group}, this incarnation has {}", self.n_groups)))
     }
 
-    /// Map the index once the sidecar made it; false: ask again.
-    pub fn try_map(&mut self) -> bool {
+    /// Map the index once the sidecar made it; false: ask again. An error: the sidecar's ABI does not work with ours.
+    pub fn try_map(&mut self) -> Result<bool> {
         if self.index.as_ref().is_some_and(Index::is_current) {
-            return true;
+            return Ok(true);
         }
         // A retired index stays mapped only while it is all MISS; its successor belongs to another arena file.
-        let Ok(index) = Index::open(&self.root.join("index/index"), false) else { return false };
+        let index = match Index::open(&self.root.join("index/index"), false) {
+            Ok(index) => index,
+            Err(error @ CoreError::Abi { .. }) => return Err(error),
+            Err(_) => return Ok(false),
+        };
         let arena = std::fs::metadata(self.arena_path()).map(|found| found.len());
         if arena.is_ok_and(|len| len == index.shape().arena_bytes) {
             self.index = Some(index);
             self.ring_doorbell();
         }
-        self.index.is_some()
+        Ok(self.index.is_some())
     }
 
     /// A rank's bytes per chunk, per group.

@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::abi::{self, Stated};
 use crate::error::{CoreError, Result};
 use crate::guard::GuardedRange;
 use crate::layout::*;
@@ -26,7 +27,7 @@ pub const STATE_ACCEPTED: u32 = 1;
 /// [`CtlHeader::state`]: refused or dropped; it stays cold.
 pub const STATE_REFUSED: u32 = 2;
 
-/// [`CtlHeader::refused_reason`]: another ABI.
+/// [`CtlHeader::refused_reason`]: neither this ABI nor the one before or after.
 pub const REFUSED_ABI: u32 = 1;
 /// [`CtlHeader::refused_reason`]: a slot would be larger than an extent.
 pub const REFUSED_GEOMETRY: u32 = 2;
@@ -138,7 +139,7 @@ impl Ctl {
         let map = SharedMap::new(file.as_fd(), ctl::FILE_BYTES, true).map_err(|e| CoreError::io("mmap", fresh, e))?;
         let ctl = Self { guard: None, map, file, path: path.to_owned() };
         let header = ctl.header();
-        header.abi.store(ABI, Ordering::Relaxed);
+        abi::state(&header.abi, &header.client_abi);
         header.n_ranks.store(n_ranks, Ordering::Relaxed);
         header.n_groups.store(n_groups, Ordering::Relaxed);
         store_id(&header.incarnation, incarnation);
@@ -153,13 +154,10 @@ impl Ctl {
 
     fn join(self, incarnation: &Incarnation, n_ranks: u32, n_groups: u32, rank: i32) -> Result<Self> {
         let header = self.header();
-        let abi = header.abi.load(Ordering::Relaxed);
         if header.magic.load(Ordering::Acquire) != CTL_MAGIC || load_id(&header.incarnation) != *incarnation {
             return Err(CoreError::invalid(format!("{}: no control file of this incarnation", self.path.display())));
         }
-        if abi != ABI {
-            return Err(CoreError::Abi { path: self.path, seen: abi, want: ABI });
-        }
+        Stated::by_client(&self).check(&self.path)?;
         let shape = (header.n_ranks.load(Ordering::Relaxed), header.n_groups.load(Ordering::Relaxed));
         if shape != (n_ranks, n_groups) {
             let (path, (ranks, groups)) = (self.path.display(), shape);

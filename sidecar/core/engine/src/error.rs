@@ -17,13 +17,15 @@ pub enum CoreError {
         source: std::io::Error,
     },
     /// The other side speaks an ABI this build does not know.
-    #[error("{path}: ABI {seen}, this build speaks {want}; restart the older of engine and sidecar with the newer image")]
+    #[error("{path}: ABI {seen}, this build works with {oldest} to {want}; restart the older of engine and sidecar with the newer image")]
     Abi {
         /// The file that states it.
         path: PathBuf,
         /// What it states.
         seen: u32,
-        /// What this build writes.
+        /// The oldest that this build works with.
+        oldest: u32,
+        /// This build's own.
         want: u32,
     },
     /// The sidecar's run folder is missing.

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::abi::{self, Stated};
 use crate::error::{CoreError, Result};
 use crate::key::Key16;
 use crate::layout::*;
@@ -122,13 +123,13 @@ impl Index {
             return Err(CoreError::invalid(format!("{}: {len} bytes are no index", path.display())));
         }
         let map = SharedMap::new(file.as_fd(), len as usize, writable).map_err(|e| CoreError::io("mmap", path, e))?;
-        let (magic, abi, shape, file_bytes) = {
+        let (magic, stated, shape, file_bytes) = {
             let header: &IndexHeader = map.cell(0);
             let shape = IndexShape {
                 arena_bytes: header.arena_bytes.load(Ordering::Relaxed),
                 entry_count: header.entry_count.load(Ordering::Relaxed),
             };
-            (header.magic.load(Ordering::Acquire), header.abi.load(Ordering::Relaxed), shape, header.file_bytes.load(Ordering::Relaxed))
+            (header.magic.load(Ordering::Acquire), Stated::by_sidecar(header), shape, header.file_bytes.load(Ordering::Relaxed))
         };
         if magic != INDEX_MAGIC {
             return Err(CoreError::invalid(format!(
@@ -136,13 +137,16 @@ impl Index {
                 path.display()
             )));
         }
-        if abi != ABI {
-            return Err(CoreError::Abi { path: path.to_owned(), seen: abi, want: ABI });
-        }
+        stated.check(path)?;
         if !shape.is_valid() || shape.file_bytes() != len || file_bytes != len {
             return Err(CoreError::invalid(format!("{}: header and size ({len} bytes) disagree", path.display())));
         }
-        Ok(Self::over(map, shape))
+        let index = Self::over(map, shape);
+        if writable {
+            // A predecessor may have been of another version.
+            abi::state(&index.header().abi, &index.header().sidecar_abi);
+        }
+        Ok(index)
     }
 
     fn over(map: SharedMap, shape: IndexShape) -> Self {
@@ -151,7 +155,7 @@ impl Index {
 
     fn format(&self) {
         let header = self.header();
-        header.abi.store(ABI, Ordering::Relaxed);
+        abi::state(&header.abi, &header.sidecar_abi);
         header.global_epoch.store(1, Ordering::Relaxed);
         header.progress.store(1, Ordering::Relaxed);
         header.arena_bytes.store(self.shape.arena_bytes, Ordering::Relaxed);

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use crate::map::SharedCell;
 use crate::seqlock::Entry;
 
-/// The version of everything below. A reader of another version refuses, readably.
-pub const ABI: u32 = 3;
+/// The version of everything below. It works with itself and the one before (`crate::abi`).
+pub const ABI: u32 = 2;
+/// The oldest version that this build works with.
+pub const OLDEST_ABI: u32 = ABI - 1;
 /// `b"SPWINDX1"` as a little-endian word.
 pub const INDEX_MAGIC: u64 = u64::from_le_bytes(*b"SPWINDX1");
 /// `b"SPWCTRL1"` as a little-endian word.
@@ -70,7 +72,7 @@ layout! {
     IndexHeader: 176, {
         /// [`INDEX_MAGIC`]; zeroed when the file is retired, after which every lookup in it is MISS.
         magic: AtomicU64 = 0,
-        /// [`ABI`].
+        /// The oldest ABI of a client that can use this file.
         abi: AtomicU32 = 8,
         /// NVMe tier: 0 off, 1 scanning, 2 active, 3 broken. Chunks that are only on NVMe are MISS in 0 and 3.
         nvme_state: AtomicU32 = 12,
@@ -108,8 +110,12 @@ layout! {
         scan_done: AtomicU32 = 144,
         /// Counts uses; entries' last_use is its value at their last use.
         use_clock: AtomicU32 = 148,
+        /// [`ABI`] of the sidecar; 0: as `abi`.
+        sidecar_abi: AtomicU32 = 152,
         /// Zero.
-        spare: [AtomicU64; 3] = 152,
+        spare_word: AtomicU32 = 156,
+        /// Zero.
+        spare: [AtomicU64; 2] = 160,
     }
 }
 
@@ -152,7 +158,7 @@ layout! {
     CtlHeader: 576, {
         /// [`CTL_MAGIC`].
         magic: AtomicU64 = 0,
-        /// [`ABI`] of the engine's client.
+        /// The oldest ABI of a sidecar that can serve this client.
         abi: AtomicU32 = 8,
         /// Ranks, at most 64.
         n_ranks: AtomicU32 = 12,
@@ -168,8 +174,8 @@ layout! {
         refused_reason: AtomicU32 = 44,
         /// Sidecar: 1 once classes, strides, payloads and offsets below are final. Lookups are MISS until then.
         geometry_ready: AtomicU32 = 48,
-        /// Zero.
-        spare: AtomicU32 = 52,
+        /// [`ABI`] of the engine's client; 0: as `abi`.
+        client_abi: AtomicU32 = 52,
         /// Scheduler: the global epoch at the first lookup of its step; 0: quiescent.
         active_epoch: AtomicU64 = 56,
         /// Sidecar, per group: payload bytes of a full chunk; 0: the group stores nothing.

@@ -16,6 +16,8 @@ pub mod crash;
 
 // Under loom only the three protocols above are built: loom's atomics cannot lie in shared memory.
 #[cfg(not(loom))]
+pub mod abi;
+#[cfg(not(loom))]
 pub mod arena;
 #[cfg(not(loom))]
 pub mod attach;

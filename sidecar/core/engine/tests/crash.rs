@@ -172,7 +172,7 @@ impl Store {
     fn step(&mut self, root: &Path) -> bool {
         use std::os::unix::fs::FileExt;
         let scheduler = &mut self.engine.scheduler;
-        if !scheduler.try_map() || scheduler.geometry().is_none() {
+        if !scheduler.try_map().unwrap() || scheduler.geometry().is_none() {
             return false;
         }
         self.has_fingerprint = self.has_fingerprint || scheduler.set_fingerprint(FINGERPRINT).unwrap();

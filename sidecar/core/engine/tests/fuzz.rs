@@ -111,7 +111,7 @@ impl Hostile {
         }
         let scheduler = &mut self.roles[0];
         self.tag = scheduler.tag().and_then(|tag| u8::try_from(tag).ok()).or(self.tag);
-        if !scheduler.try_map() {
+        if !scheduler.try_map().unwrap() {
             return;
         }
         scheduler.set_fingerprint([dice.below(3) as u8 + 7; 32]).unwrap();

@@ -57,7 +57,7 @@ fn promoted_payloads_are_exchanged_with_the_one_before() {
     let mut rank = Attachment::new(root, &[1; 16], 1, 1, 0).unwrap();
     rank.declare_slices(&[PAYLOAD as u64]).unwrap();
     until(&mut plane, "geometry", |_, _| scheduler.geometry().is_some());
-    assert!(scheduler.try_map() && scheduler.set_fingerprint(FINGERPRINT).unwrap());
+    assert!(scheduler.try_map().unwrap() && scheduler.set_fingerprint(FINGERPRINT).unwrap());
     assert_eq!(plane.grant(0, 0, 2), 2);
 
     let arena = std::fs::OpenOptions::new().read(true).write(true).open(root.join("arena/arena")).unwrap();

@@ -57,7 +57,7 @@ impl Attachment {
     }
 
     fn try_map(&mut self) -> PyResult<bool> {
-        Ok(self.live_mut()?.try_map())
+        self.live_mut()?.try_map().map_err(attach_error)
     }
 
     fn declare_slices(&mut self, slice_bytes: Vec<u64>) -> PyResult<()> {

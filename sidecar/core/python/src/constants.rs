@@ -21,6 +21,7 @@ const OUTCOME_CONSTANTS: &[(&str, Outcome)] = &[
 
 const NUMBERS: &[(&str, u64)] = &[
     ("ABI", layout::ABI as u64),
+    ("OLDEST_ABI", layout::OLDEST_ABI as u64),
     ("KEY_BYTES", KEY_BYTES as u64),
     ("HEADER_BYTES", layout::PAGE_BYTES),
     ("PAGE_BYTES", layout::PAGE_BYTES),

@@ -135,6 +135,8 @@ class SchedulerSide:
 
     def _seal(self) -> None:
         """The first request is here, so vLLM has set NONE_HASH."""
+        if self.link.problem is not None and self._cold_reason is None:
+            self._stay_cold(self.link.problem)
         if self._sealed or self._description is None or self._cold_reason is not None:
             return
         try:

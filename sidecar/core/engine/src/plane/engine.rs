@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
+use crate::abi::{self, Stated};
 use crate::arena::recall_word;
 use crate::clock;
 use crate::control::{Ctl, Incarnation, STATE_ACCEPTED, STATE_REFUSED, load_id};
@@ -38,6 +39,8 @@ pub struct Engine {
     pub ctl: Ctl,
     pub n_ranks: usize,
     pub n_groups: usize,
+    /// What it and we both keep to; copied once, as the engine can change its words.
+    pub abi: u32,
     pub refused: bool,
     /// Serving it panicked: nothing of it is looked at but its tickets' slots and its locks.
     pub faulted: bool,
@@ -62,10 +65,12 @@ pub struct Engine {
 impl Engine {
     pub fn new(tag: u8, id: Incarnation, ctl: Ctl, shape: (usize, usize)) -> Self {
         let (n_ranks, n_groups) = shape;
+        let abi = Stated::by_client(&ctl).common().unwrap_or(OLDEST_ABI);
         let mut engine = Self {
             tag,
             id,
             ctl,
+            abi,
             n_ranks,
             n_groups,
             refused: false,
@@ -104,11 +109,11 @@ impl Engine {
         ((1..=MAX_RANKS).contains(&n_ranks) && (1..=MAX_GROUPS).contains(&n_groups)).then_some((n_ranks, n_groups))
     }
 
-    /// True for a control file that says it belongs to this incarnation and speaks this ABI.
+    /// True for a control file that says it belongs to this incarnation and is of an ABI that works with ours.
     pub fn speaks_our_abi(ctl: &Ctl, id: &Incarnation) -> bool {
         let header = ctl.header();
         header.magic.load(Ordering::Acquire) == CTL_MAGIC
-            && header.abi.load(Ordering::Relaxed) == ABI
+            && Stated::by_client(ctl).common().is_some()
             && load_id(&header.incarnation) == *id
     }
 
@@ -210,6 +215,11 @@ impl Engine {
         epoch::passed(&self.ctl.header().active_epoch, epoch) || self.is_expelled()
     }
 
+    /// It looks whether it was expelled; one that does not must be waited for, however long its step is.
+    pub fn can_be_expelled(&self) -> bool {
+        self.abi >= abi::EXPULSION
+    }
+
     /// Wait no longer for its step to end.
     pub fn expel(&mut self, epoch: u64) {
         self.expelled_epoch = epoch;
@@ -224,6 +234,11 @@ impl Engine {
     /// The tail that a group's grant ring shows.
     pub fn grant_tail(&self, group: usize) -> Tail {
         Tail::of(self.ctl.grant_ring(group).tail.load(Ordering::Acquire))
+    }
+
+    /// It looks for what was taken back from its rings; one that does not keeps what it was granted.
+    pub fn can_be_recalled_from(&self) -> bool {
+        self.abi >= abi::RECALL
     }
 
     /// Slots of a group that were granted and not taken, by the tail that the ring shows.

@@ -94,6 +94,10 @@ impl Plane {
         if now_ns.saturating_sub(since_ns) < STEP_MAX_NS {
             return false;
         }
+        let mut late = self.engines.iter().flatten().filter(|engine| !engine.is_poisoned() && !engine.has_passed(epoch));
+        if !late.all(|engine| engine.can_be_expelled()) {
+            return false;
+        }
         let global = self.index.header().global_epoch.load(Ordering::Relaxed);
         for engine in self.engines.iter_mut().flatten().filter(|engine| !engine.has_passed(epoch)) {
             engine.expel(global);

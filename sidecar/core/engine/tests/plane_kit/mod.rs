@@ -115,7 +115,7 @@ impl Engine {
         let mut rank = Attachment::new(root, &id, 1, 1, 0).unwrap();
         rank.declare_slices(&[payload_bytes as u64]).unwrap();
         until(plane, "geometry", |_, _| scheduler.geometry().is_some());
-        assert!(scheduler.try_map() && scheduler.set_fingerprint(FINGERPRINT).unwrap());
+        assert!(scheduler.try_map().unwrap() && scheduler.set_fingerprint(FINGERPRINT).unwrap());
         let tag = scheduler.tag().unwrap() as u8;
         let arena = FileOptions::new().read(true).write(true).open(root.join("arena/arena")).unwrap();
         Self { scheduler, rank, arena, tag, payload_bytes }
