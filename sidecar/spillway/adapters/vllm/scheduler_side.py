@@ -48,7 +48,7 @@ class _OncePerMinute(logging.Filter):
 
 
 @dataclass
-class _Job:
+class _SentJob:
     request_id: str
     ranks_left: int
     started: float
@@ -78,8 +78,8 @@ class SchedulerSide:
         )
         self._manager.on_cut = self.scheduler.note_offer
         logging.getLogger(OffloadingConnectorScheduler.__module__).addFilter(_OncePerMinute())
-        self._jobs: dict[int, _Job] = {}
-        self._ended: list[tuple[int, _Job]] = []  # out of `_jobs`, and the session has not heard of it yet
+        self._jobs: dict[int, _SentJob] = {}
+        self._ended: list[tuple[int, _SentJob]] = []  # out of `_jobs`, and the session has not heard of it yet
         self._before: set[str] = set()
         self._causes: set[str] = set()
         self._answers: dict[str, tuple[Any, tuple[int | None, bool]]] = {}
@@ -239,12 +239,12 @@ class SchedulerSide:
     def sent(self, meta: OffloadingConnectorMetadata, scheduler_output: Any) -> SpillwayMetadata:
         """Take account of the jobs that go to the ranks with this step."""
         now = time.monotonic()
-        jobs: dict[int, _Job] = {}
+        jobs: dict[int, _SentJob] = {}
         for transfers, store in ((meta.load_jobs, False), (meta.store_jobs, True)):
             for job_id, transfer in transfers.items():
                 places = self._places(transfer.dst_spec if store else transfer.src_spec)
                 known = self.scheduler._jobs[job_id]
-                jobs[job_id] = _Job(
+                jobs[job_id] = _SentJob(
                     known.req_id, self._ranks, now, known.keys, places, store, self._payload_bytes(places)
                 )
         self._observe_step(scheduler_output)
