@@ -15,6 +15,7 @@ if ! command -v fio >/dev/null; then
 fi
 cargo bench --locked --bench lookup
 cargo bench --locked --bench nvme -- "$folder" "${BENCH_PAIRS:-7}" 8
+cargo bench --locked --bench swap_in -- "$folder" "${BENCH_PAIRS:-7}" 8
 cd ../../..
 uv run --no-sync python bench/describe_copy.py
 bash tests/vllm/setup.sh
