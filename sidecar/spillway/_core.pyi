@@ -97,6 +97,7 @@ __all__ = [
     "SidecarAbsent",
     "Stats",
     "TierStats",
+    "UseOrder",
     "Used",
     "Written",
     "__version__",
@@ -580,6 +581,37 @@ class Plane:
 
     def close(self) -> None:
         """Stop workers and unmap. Shared memory stays for the successor."""
+
+class UseOrder:
+    """Keys in order of use, apart for each class: 44 bytes a key, of which none is given back. Keys are 16 bytes, else ValueError."""
+
+    def __new__(cls) -> UseOrder: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, key: object, /) -> bool: ...
+    def add(self, key: bytes, class_id: int) -> None:
+        """Take a key in, or up, or to another class, as the most recently used of its class."""
+
+    def touch(self, key: bytes) -> bool:
+        """Make a known key the most recently used of its class; whether it is known."""
+
+    def discard(self, key: bytes) -> bool:
+        """Forget a key; whether it was known."""
+
+    def class_of(self, key: bytes) -> int | None:
+        """A key's class; None: it is unknown."""
+
+    def count(self, class_id: int) -> int:
+        """Keys of a class."""
+
+    def oldest(self, class_id: int, count: int, after: bytes | None = None) -> list[bytes]:
+        """At most count keys of a class, oldest first: from the oldest, or from the one after `after`, which must be
+        of the class."""
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Of each class that has keys: (class, when its oldest was used, when its youngest was), in uses counted."""
+
+    def memory_bytes(self) -> int:
+        """Bytes on the heap."""
 
 @final
 class Attachment:

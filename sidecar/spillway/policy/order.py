@@ -18,8 +18,8 @@ class EvictionOrder(Protocol):
     def add(self, key: bytes, class_id: int) -> None:
         """A chunk came into the tier, or was put there again: that is a use."""
 
-    def touch(self, key: bytes) -> None:
-        """A chunk was used; an unknown one stays unknown."""
+    def touch(self, key: bytes) -> bool:
+        """A chunk was used; an unknown one stays unknown. Whether it is known."""
 
     def discard(self, key: bytes) -> bool:
         """A chunk left; whether it was known."""
@@ -38,6 +38,9 @@ class EvictionOrder(Protocol):
         kept: Callable[[bytes], bool] | None = None,
     ) -> list[bytes]:
         """At most `count` chunks to evict, first to leave first: none that is kept, and preferred ones before their neighbours."""
+
+    def oldest_class(self) -> int | None:
+        """The class of the chunk that leaves first of all; None: there is none."""
 
     def donor(self, class_id: int) -> int | None:
         """The class that should give an extent to this one; None: nobody should."""

@@ -2,56 +2,26 @@
 
 Slots are cut from extents, and an extent serves one class. `donor` says when one should change hands: otherwise a disk
 that an earlier model filled would stay that model's for ever.
+
+What is remembered of a chunk lies in the core's `UseOrder`: 40 bytes (key, links to its neighbours in use, time of use, class) and
+4 in a hash table. As Python objects it was 244 bytes, and a disk of millions of chunks ended the daemon. The choices are here.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from itertools import count as count_up
+from typing import Final
+
+from spillway._core import UseOrder
 
 # A whole extent leaves its class for one chunk of another, so the difference in age must be clear (the figure is arbitrary).
-DONOR_MARGIN = 8
+DONOR_MARGIN: Final = 8
+# What a chunk costs in one order, with room for segments that are not full (measured: 44 and a bit).
+BYTES_PER_RECORD: Final = 48
 
 
-class Recency:
-    """Keys of one tier in order of use, oldest first, apart for each slot class."""
-
-    def __init__(self) -> None:
-        # By class, each with the time of its last use: a count of uses, the same for all classes.
-        self._order: dict[int, OrderedDict[bytes, int]] = {}
-        self._class_of: dict[bytes, int] = {}
-        self._clock = count_up()
-
-    def __len__(self) -> int:
-        return len(self._class_of)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._class_of
-
-    def add(self, key: bytes, class_id: int) -> None:
-        """Take a chunk in, or up, as the most recent of its class."""
-        if key in self._class_of:
-            self.discard(key)
-        self._class_of[key] = class_id
-        order = self._order.get(class_id)
-        if order is None:
-            order = self._order[class_id] = OrderedDict()
-        order[key] = next(self._clock)
-
-    def touch(self, key: bytes) -> None:
-        """Make a known chunk the most recent; an unknown one stays unknown."""
-        class_id = self._class_of.get(key)
-        if class_id is not None:
-            self._order[class_id][key] = next(self._clock)
-            self._order[class_id].move_to_end(key)
-
-    def discard(self, key: bytes) -> bool:
-        """Forget a chunk; whether it was known."""
-        class_id = self._class_of.pop(key, None)
-        if class_id is not None:
-            del self._order[class_id][key]
-        return class_id is not None
+class Recency(UseOrder):
+    """Keys of one tier in order of use, oldest first, apart for each slot class. Keys are 16 bytes, else ValueError."""
 
     def victims(
         self,
@@ -62,39 +32,47 @@ class Recency:
         window: int = 64,
     ) -> list[bytes]:
         """The `count` chunks to evict first: among the oldest `count + window` that are not kept those preferred, then the oldest."""
+        if preferred is None and kept is None:
+            return self.oldest(class_id, count)
         first: list[bytes] = []
         others: list[bytes] = []
         lacking, looks = count, count + window
-        for key in self._order.get(class_id, ()):
-            if not lacking or not looks:
+        after: bytes | None = None
+        while lacking and looks:
+            # Mostly the oldest are the victims, so no more are fetched than are lacking.
+            found = self.oldest(class_id, min(lacking, looks), after)
+            if not found:
                 break
-            if kept is not None and kept(key):
+            after = found[-1]
+            if kept is not None:
+                found = [key for key in found if not kept(key)]
+            looks -= len(found)
+            if preferred is None:
+                first += found
+                lacking -= len(found)
                 continue
-            looks -= 1
-            if preferred is None or preferred(key):
-                first.append(key)
-                lacking -= 1
-            else:
-                others.append(key)
+            for key in found:
+                if preferred(key):
+                    first.append(key)
+                    lacking -= 1
+                else:
+                    others.append(key)
         return first + others[: count - len(first)]
 
-    def class_of(self, key: bytes) -> int | None:
-        """A chunk's class; None: it is unknown."""
-        return self._class_of.get(key)
-
-    def count(self, class_id: int) -> int:
-        """Chunks of a class."""
-        return len(self._order.get(class_id, ()))
+    def oldest_class(self) -> int | None:
+        """The class of the chunk that was used longest ago."""
+        return min(self.spans(), key=lambda span: span[1], default=(None,))[0]
 
     def donor(self, class_id: int) -> int | None:
         """The class that should give an extent to this one: that of the oldest chunk, if this class has none or its own
         oldest was used later by more than an eighth of all the uses that the chunks here span."""
-        heads = {other: next(iter(order.values())) for other, order in self._order.items() if order}
-        own = heads.pop(class_id, None)
-        if not heads:
+        spans = self.spans()
+        own = next((oldest for other, oldest, _youngest in spans if other == class_id), None)
+        others = [(oldest, other) for other, oldest, _youngest in spans if other != class_id]
+        if not others:
             return None
-        donor, last_use = min(heads.items(), key=lambda head: head[1])
+        last_use, donor = min(others)
         if own is None:
             return donor
-        newest = max(next(reversed(order.values())) for order in self._order.values() if order)
+        newest = max(youngest for _class, _oldest, youngest in spans)
         return donor if own - last_use > (newest - last_use) // DONOR_MARGIN else None

@@ -57,6 +57,8 @@ pub mod nvme;
 pub mod plane;
 #[cfg(not(loom))]
 pub mod ring;
+#[cfg(not(loom))]
+pub mod use_order;
 
 /// The version of this crate, stated once in the workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

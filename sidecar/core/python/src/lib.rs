@@ -7,6 +7,7 @@ mod events;
 mod options;
 mod plane;
 mod records;
+mod use_order;
 
 use pyo3::prelude::*;
 
@@ -19,5 +20,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     records::add_to(module)?;
     module.add_class::<options::NvmeOptions>()?;
     module.add_class::<plane::Plane>()?;
+    module.add_class::<use_order::UseOrder>()?;
     module.add_class::<attachment::Attachment>()
 }
