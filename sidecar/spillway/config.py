@@ -38,8 +38,12 @@ SMALLEST_EXPECTED_CHUNK_BYTES: Final = 256 * KIB
 MIN_INDEX_BYTES: Final = MIB
 # 64 Mi entries, half of them used: 8 TiB of chunks of 256 KiB. Beyond it the index evicts before the tiers do.
 MAX_INDEX_BYTES: Final = 4 * GIB
-# What the daemon itself may use (interpreter, per-chunk policy records, I/O bounce buffers).
-HEAP_BYTES: Final = 512 * MIB
+# What the daemon's heap holds beside what it knows of chunks: interpreter, threads, engines' books, I/O bounce buffers.
+HEAP_BASE_BYTES: Final = 512 * MIB
+# And for each chunk that the index is sized for: policy's records ...
+POLICY_BYTES_PER_CHUNK: Final = 64
+# ... and the core's book: 9 B a slot of NVMe, some 20 B one of DRAM, and four of the smallest slots take one chunk's place.
+BOOK_BYTES_PER_CHUNK: Final = 64
 MIN_DRAM_BYTES: Final = 64 * MIB
 # What the webhook adds to the pod's grace period, and so what a flush at the pod's end may take at most.
 FLUSH_SECONDS: Final = 30
@@ -79,6 +83,19 @@ def index_bytes(dram_bytes: int, nvme_bytes: int) -> int:
 def index_table_bytes(dram_bytes: int) -> int:
     """What the index file holds beside its entries: 16 B per 64 KiB of DRAM, 4 B per 64 MiB, five pages of the rest."""
     return 16 * -(-dram_bytes // (64 * KIB)) + 4 * -(-dram_bytes // (64 * MIB)) + 5 * 4 * KIB
+
+
+def heap_bytes(index_bytes: int) -> int:
+    """Size the daemon's heap for the chunks that an index of that size is for, rounded up to MiB."""
+    chunks = index_bytes // (2 * INDEX_ENTRY_BYTES)
+    known = chunks * (POLICY_BYTES_PER_CHUNK + BOOK_BYTES_PER_CHUNK)
+    return HEAP_BASE_BYTES + -(-known // MIB) * MIB
+
+
+def policy_bytes(heap_bytes: int) -> int:
+    """What policy may use of a heap: its part of what `heap_bytes` adds to the base, and an eighth of one that is small."""
+    known = max(heap_bytes - HEAP_BASE_BYTES, heap_bytes // 4)
+    return known * POLICY_BYTES_PER_CHUNK // (POLICY_BYTES_PER_CHUNK + BOOK_BYTES_PER_CHUNK)
 
 
 def _check_public_key(encoded: str) -> str:
@@ -182,9 +199,9 @@ class SidecarConfig(_Frozen):
     )
     heap_bytes: int = Field(
         json_schema_extra=IGNORED,
-        default=HEAP_BYTES,
+        default=HEAP_BASE_BYTES,
         ge=64 * MIB,
-        description="What the daemon may use beside arena and index.",
+        description="What the daemon may use beside arena and index; see the function heap_bytes.",
     )
     http_port: int = Field(
         json_schema_extra=REFUSED,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.kit.engine import Engine, make_prompts
+from tests.e2e.kit.engine import Engine, make_prompts, total
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.load import Load
 from tests.e2e.kit.manifests import make_engine, make_namespace, make_pool
@@ -59,7 +59,7 @@ def ready_changes(engine: Engine, seconds: float) -> list[tuple[float, bool]]:
 
 def test_daemon_killed_under_load_fails_no_request(engine: Engine, transcript: Transcript) -> None:
     container_restarts = engine.restarts("spillway")
-    restarts_before = engine.sidecar_metrics()["spillway_daemon_restarts"]
+    restarts_before = total(engine.sidecar_metrics(), "spillway_daemon_restarts")
     with Load(engine.service_url(), PROMPTS) as load:
         wait_for("the load to be answered", lambda: load.answered >= 10, 60)
         engine.kill_daemon()
@@ -77,11 +77,29 @@ def test_daemon_killed_under_load_fails_no_request(engine: Engine, transcript: T
     assert engine.restarts("spillway") == container_restarts
     wait_for(
         "the supervisor to have started a successor",
-        lambda: engine.sidecar_metrics()["spillway_daemon_restarts"] == restarts_before + 1,
+        lambda: total(engine.sidecar_metrics(), "spillway_daemon_restarts") == restarts_before + 1,
         15,
     )
     assert external_tokens_of_one_round(engine) >= len(PROMPTS) * REUSED_PER_PROMPT * 0.5, "hits must resume"
     transcript.check("05-daemon-killed", engine.namespace)
+
+
+def test_daemon_that_stands_still_is_replaced_and_no_request_fails(engine: Engine) -> None:
+    stalled = "cause=stalled"
+    before = total(engine.sidecar_metrics(), "spillway_daemon_restarts", stalled)
+    container_restarts = engine.restarts("spillway")
+    with Load(engine.service_url(), PROMPTS) as load:
+        wait_for("the load to be answered", lambda: load.answered >= 10, 60)
+        engine.kill_daemon("SIGSTOP")
+        # Ten seconds of standing still, a few looks of the supervisor, a start.
+        wait_for(
+            "a successor",
+            lambda: total(engine.sidecar_metrics(), "spillway_daemon_restarts", stalled) == before + 1,
+            60,
+        )
+    assert load.failures == []
+    assert engine.restarts("spillway") == container_restarts
+    assert external_tokens_of_one_round(engine) >= len(PROMPTS) * REUSED_PER_PROMPT * 0.5, "hits must resume"
 
 
 def test_sidecar_container_killed_once_keeps_engine_and_arena(engine: Engine, transcript: Transcript) -> None:

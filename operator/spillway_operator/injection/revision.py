@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from spillway.config import DramConfig, NvmeConfig, PoolIdentity, SidecarConfig, index_bytes
+from spillway.config import DramConfig, NvmeConfig, PoolIdentity, SidecarConfig, heap_bytes, index_bytes
 
 from spillway_operator.api import KVCachePool, NvmeTier
 
@@ -23,13 +23,15 @@ def build_sidecar_config(pool: KVCachePool, image: str, status_public_keys: tupl
     """The whole configuration of a sidecar of `pool` that runs `image`, its revision included."""
     nvme = pool.spec.tiers.nvme
     dram_bytes = pool.spec.tiers.dram.capacity_bytes
+    entries = index_bytes(dram_bytes, 0 if nvme is None else nvme.capacity_bytes)
     config = SidecarConfig(
         pool=PoolIdentity(namespace=pool.metadata.namespace, name=pool.metadata.name, uid=pool.metadata.uid),
         revision="",
         cache_epoch=pool.spec.cache_epoch,
         dram=DramConfig(capacity_bytes=dram_bytes),
         nvme=None if nvme is None else _build_nvme(nvme),
-        index_bytes=index_bytes(dram_bytes, 0 if nvme is None else nvme.capacity_bytes),
+        index_bytes=entries,
+        heap_bytes=heap_bytes(entries),
         log_level=pool.spec.sidecar.log_level,
         status_public_keys=status_public_keys,
     )

@@ -41,7 +41,8 @@ CLIENT_SIZING = Sizing(CLIENT_MILLICORES, CLIENT_MILLICORES, CLIENT_MEMORY_BYTES
 def sidecar_memory_bytes(config: SidecarConfig) -> int:
     """Arena, index and heap and 3 % for page tables and the kernel's own, rounded up to MiB.
 
-    The pages of arena and index are charged to whoever touches them first, which is the sidecar.
+    The pages of arena and index are charged to whoever touches them first, which is the sidecar. The heap includes what
+    the daemon knows of each chunk; it caps itself there, as the arena's charge may stay with the pod when it restarts.
     """
     wanted = (config.dram.capacity_bytes + config.index_bytes + config.heap_bytes) * 103
     return -(-wanted // (100 * MIB)) * MIB

@@ -22,10 +22,11 @@ from spillway.config import (
     parse_sidecar_config,
 )
 from spillway.daemon.conditions import degraded, find_conditions
+from spillway.daemon.heartbeat import TURN_SECONDS, Heartbeat
 from spillway.daemon.http import Served, try_serve
 from spillway.daemon.lookups import Lookups
 from spillway.daemon.loop import Loop
-from spillway.daemon.process import Overrides, cap_heap, root, set_log_level, stop_on_signals
+from spillway.daemon.process import Overrides, cap_heap, max_records, root, set_log_level, stop_on_signals
 from spillway.daemon.slots import has_free_slot
 from spillway.daemon.snapshot import Exchange, Snapshot
 from spillway.daemon.status import StatusBuilder
@@ -38,6 +39,9 @@ log = structlog.get_logger()
 DEATH_NOTICE_SECONDS = 0.5
 LOCK_RETRY_SECONDS = 1.0
 OVERRIDES_EVERY_SECONDS = 2.0
+# What the daemon promises its supervisor for longer things than a turn. Opening walks the whole index, 4 GiB at most.
+OPEN_SECONDS = 300.0
+IDLE_SECONDS = 1.0
 
 
 def main() -> None:
@@ -45,11 +49,12 @@ def main() -> None:
     set_log_level("Info")
     os.umask(0o077)  # the core sets the modes that engines need by fchmod
     stop = stop_on_signals()
+    heartbeat = Heartbeat.from_environment()
     exchange = Exchange()
     try:
         config = parse_sidecar_config(os.environ.get(CONFIG_ENV, ""))
     except ConfigError as error:
-        _idle(exchange, stop, degraded("ConfigInvalid", str(error)), Served(exchange), HTTP_PORT)
+        _idle(exchange, stop, degraded("ConfigInvalid", str(error)), Served(exchange), heartbeat)
         return
     set_log_level(config.log_level)
     cap_heap(config)
@@ -57,23 +62,27 @@ def main() -> None:
     served = Served(exchange, status.build, config.status_public_keys)
     problem = try_serve(config.http_port, served)
     fixed = [degraded("PortTaken", problem)] if problem else []
-    while (plane := _open(config, exchange, stop)) is not None:
-        Sidecar(config, plane, exchange, fixed).run(stop)
+    while (plane := _open(config, exchange, stop, heartbeat)) is not None:
+        Sidecar(config, plane, exchange, fixed, heartbeat).run(stop)
 
 
-def _idle(exchange: Exchange, stop: threading.Event, why: SidecarCondition, served: Served, port: int) -> None:
+def _idle(
+    exchange: Exchange, stop: threading.Event, why: SidecarCondition, served: Served, heartbeat: Heartbeat
+) -> None:
     """Without a usable configuration: say so and stay, since ending would be a crash loop and touch the pod's readiness."""
     log.error("the daemon is idle", reason=why.reason, message=why.message)
-    if problem := try_serve(port, served):
+    if problem := try_serve(HTTP_PORT, served):
         log.error("the daemon has no HTTP", reason=problem)
     exchange.put(Snapshot("idle", (why,)))
-    stop.wait()
+    while not stop.wait(IDLE_SECONDS):
+        heartbeat.promise()
 
 
-def _open(config: SidecarConfig, exchange: Exchange, stop: threading.Event) -> _core.Plane | None:
+def _open(config: SidecarConfig, exchange: Exchange, stop: threading.Event, heartbeat: Heartbeat) -> _core.Plane | None:
     """The plane, as soon as it can be opened: a predecessor that is slow to end may hold it. None when stopped before."""
     said = ""
     while not stop.is_set():
+        heartbeat.promise(OPEN_SECONDS)
         try:
             return _core.Plane.open(
                 str(root()),
@@ -96,10 +105,16 @@ class Sidecar:
     """The open plane, its loop, and what others see of them."""
 
     def __init__(
-        self, config: SidecarConfig, plane: _core.Plane, exchange: Exchange, fixed: list[SidecarCondition]
+        self,
+        config: SidecarConfig,
+        plane: _core.Plane,
+        exchange: Exchange,
+        fixed: list[SidecarCondition],
+        heartbeat: Heartbeat,
     ) -> None:
         self._config, self._plane, self._exchange, self._fixed = config, plane, exchange, fixed
-        self._loop = Loop(plane)
+        self._heartbeat = heartbeat
+        self._loop = Loop(plane, max_records(config))
         self._report = plane.report()
         self._steps = Steps()
         self._lookups = Lookups(root() / "index")
@@ -115,6 +130,7 @@ class Sidecar:
         log.info("the plane is open", adopted=self._report.adopted, bytes=self._report.arena_bytes)
         look_at = 0.0
         while not stop.is_set():
+            self._heartbeat.promise()
             self._loop.turn()
             is_due = time.monotonic() >= look_at
             if not is_due and not self._exchange.is_wanted:
@@ -133,7 +149,9 @@ class Sidecar:
                 self._override(self._overrides.refresh())
                 look_at = time.monotonic() + OVERRIDES_EVERY_SECONDS
         if not self._engine_lives():
+            self._heartbeat.promise(FLUSH_SECONDS + TURN_SECONDS)
             self._loop.flush(FLUSH_SECONDS)
+        self._heartbeat.promise()
         self._plane.close()
 
     def _override(self, config: SidecarConfig | None) -> None:

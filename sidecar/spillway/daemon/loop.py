@@ -19,7 +19,7 @@ FLUSH_STALL_SECONDS = 1.0
 class Loop:
     """A plane and the planner of its moves, which is rebuilt from events after a restart."""
 
-    def __init__(self, plane: _core.Plane) -> None:
+    def __init__(self, plane: _core.Plane, max_records: int | None = None) -> None:
         self._plane = plane
         report = plane.report()
         self._planner = Planner(
@@ -27,6 +27,7 @@ class Loop:
             _core.MAX_GRANTED,
             nvme_configured=report.nvme.state != _core.NVME_OFF,
             nvme_usable=_is_usable(report.nvme.state),
+            max_records=max_records,
         )
         self._donated = False
         self.engines_attached_ever = len(plane.stats().engines)

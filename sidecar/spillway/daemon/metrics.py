@@ -5,7 +5,6 @@ Cardinality is bounded: labels are tiers, hops, outcomes and reasons, never a po
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,9 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from spillway import _core
+from spillway.daemon.heartbeat import restarts_by_cause
 from spillway.daemon.snapshot import Snapshot
 
-RESTARTS_ENV = "SPILLWAY_DAEMON_RESTARTS"
 Values = dict[str, float]
 
 
@@ -53,6 +52,12 @@ def _fail_open(seen: Snapshot) -> Values:
 
 def _alive(stats: _core.Stats) -> float:
     return sum(engine.alive for engine in stats.engines)
+
+
+def _slots_taken(stats: _core.Stats) -> float:
+    # Of each class: what an extent that it could still draw would hold is in both, and so in neither of the difference.
+    dram = stats.tiers["dram"]
+    return float(dram.slots_total - dram.slots_free)
 
 
 METRICS: tuple[Declared, ...] = (
@@ -234,6 +239,27 @@ METRICS: tuple[Declared, ...] = (
         _figure(lambda stats: stats.quarantined_slots),
     ),
     Declared(
+        "spillway_reading_slots",
+        "gauge",
+        "DRAM slots that are read into from NVMe.",
+        "",
+        _figure(lambda stats: stats.reads_in_flight),
+    ),
+    Declared(
+        "spillway_recycling_slots",
+        "gauge",
+        "DRAM slots that were evicted and wait for readers.",
+        "",
+        _figure(lambda stats: stats.recycling_slots),
+    ),
+    Declared(
+        "spillway_taken_slots",
+        "gauge",
+        "DRAM slots that are not free: with a chunk, leased, read into, recycling or quarantined.",
+        "",
+        _figure(_slots_taken),
+    ),
+    Declared(
         "spillway_faulted_bytes",
         "gauge",
         "Arena bytes that are backed by memory.",
@@ -271,9 +297,9 @@ METRICS: tuple[Declared, ...] = (
     Declared(
         "spillway_daemon_restarts",
         "gauge",
-        "Daemons that ended in this container before this one.",
-        "",
-        lambda _seen: {"": float(os.environ.get(RESTARTS_ENV, "0"))},
+        "Daemons that ended in this container before this one: by themselves, by a signal, because they stood still, or not started.",
+        "cause",
+        lambda _seen: {cause: float(count) for cause, count in restarts_by_cause().items()},
     ),
 )
 

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from spillway.config import LIVE_OVERRIDES_FILE, ConfigError, LogLevel, SidecarConfig, parse_live_overrides
+from spillway.config import (
+    LIVE_OVERRIDES_FILE,
+    ConfigError,
+    LogLevel,
+    SidecarConfig,
+    parse_live_overrides,
+    policy_bytes,
+)
+from spillway.policy import BYTES_PER_RECORD
 
 log = structlog.get_logger()
 
@@ -37,11 +45,19 @@ def set_log_level(level: LogLevel) -> None:
 
 
 def cap_heap(config: SidecarConfig) -> None:
-    """Bound private memory: after a container restart the arena's charge stays with the pod, so the cgroup no longer does."""
-    limit = config.heap_bytes + config.index_bytes
+    """Bound private memory: after a container restart the arena's charge stays with the pod, so the cgroup no longer does.
+
+    The limit does not count shared mappings, of which arena and index are two.
+    """
+    limit = config.heap_bytes
     _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or hard > limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def max_records(config: SidecarConfig) -> int:
+    """How much the planner may know, a record for each tier that a chunk is in."""
+    return policy_bytes(config.heap_bytes) // BYTES_PER_RECORD
 
 
 def stop_on_signals() -> threading.Event:

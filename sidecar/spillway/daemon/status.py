@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from spillway import _core
 from spillway.config import SidecarConfig
-from spillway.daemon.metrics import RESTARTS_ENV
+from spillway.daemon.heartbeat import restarts_by_cause
 from spillway.daemon.snapshot import Snapshot
 from spillway.status import DaemonStatus, EngineStatus, NvmeStatus, SidecarStatus, TierFigures, TokenCounts
 
@@ -29,7 +29,7 @@ class StatusBuilder:
     def __init__(self, config: SidecarConfig, started_at: datetime) -> None:
         self._config = config
         self._daemon = DaemonStatus(
-            version=_core.__version__, restarts=int(os.environ.get(RESTARTS_ENV, "0")), started_at=started_at
+            version=_core.__version__, restarts=sum(restarts_by_cause().values()), started_at=started_at
         )
 
     def build(self, seen: Snapshot) -> SidecarStatus:

@@ -51,6 +51,8 @@ MAX_DRAM_EXTENTS, VACATE_SECONDS = 4, 0.5
 # A class that an engine uses and that got an extent keeps it for so long: of few extents one is a large part, and the class that
 # gave it may be the poorer one from then on. What it would get back costs all that lies in it (the figure is arbitrary).
 KEEP_EXTENT_SECONDS = 60.0
+# So many chunks leave in a turn because too many are known: more than a turn tells of, so that a scan cannot outrun it.
+MAX_FORGOTTEN = 2048
 # Where it brought nothing, something in the extent was being read or written.
 SEARCH_AGAIN_SECONDS = 1.0
 
@@ -124,7 +126,10 @@ class Planner:
         nvme_configured: bool = False,
         nvme_usable: bool = False,
         order: Callable[[], EvictionOrder] = EVICTION,
+        max_records: int | None = None,
     ) -> None:
+        """max_records: how many chunks may be known, one that is in several orders counted in each; None: any number."""
+        self._max_records = max_records
         self._arena_bytes, self._max_granted = arena_bytes, max_granted
         self._nvme_configured, self.nvme_usable = nvme_configured, nvme_usable
         self._dram, self._nvme = order(), order()
@@ -296,7 +301,23 @@ class Planner:
         moves.evict.extend(
             key for key in vacated if not (key in chosen or key in self._writing or key in self._awaited)
         )
+        self._keep_budget(moves)
         return moves
+
+    def _keep_budget(self, moves: Moves) -> None:
+        """What cannot be remembered leaves its tier, the oldest first: unknown to us it would take its slot for ever."""
+        if self._max_records is None:
+            return
+        beyond = len(self._dram) + len(self._nvme) + len(self._unwritten) - self._max_records
+        beyond = min(beyond - len(moves.drop) - len(moves.evict), MAX_FORGOTTEN)
+        if beyond <= 0:
+            return
+        busy = {*moves.drop, *moves.evict, *moves.write}.union(self._writing, self._waiting, self._reading)
+        class_id = self._nvme.oldest_class()
+        if class_id is not None:
+            moves.drop.extend(self._nvme.victims(class_id, beyond, kept=busy.__contains__))
+        elif (class_id := self._dram.oldest_class()) is not None:
+            moves.evict.extend(self._dram.victims(class_id, beyond, kept=busy.__contains__))
 
     def _end_waits(self, now: float) -> None:
         if self._waiting:

@@ -172,14 +172,14 @@ class Engine:
         )
         self.wait_ready()
 
-    def kill_daemon(self) -> None:
-        """SIGKILL the sidecar's daemon, not its supervisor."""
+    def kill_daemon(self, signal_name: str = "SIGKILL") -> None:
+        """A signal for the sidecar's daemon, not its supervisor."""
         script = (
             "import os, signal\n"
             "for entry in os.listdir('/proc'):\n"
             "    if entry.isdigit() and entry != '1':\n"
             "        line = open(f'/proc/{entry}/cmdline').read()\n"
-            "        if 'spillway.daemon' in line: os.kill(int(entry), signal.SIGKILL); print('killed', entry)\n"
+            f"        if 'spillway.daemon' in line: os.kill(int(entry), signal.{signal_name}); print('killed', entry)\n"
         )
         printed = self.run("spillway", "python3", "-c", script)
         assert "killed" in printed, f"no daemon to kill in {self.namespace}/{self.name}: {printed!r}"

@@ -13,21 +13,26 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from spillway.config import (
     IGNORED,
+    BOOK_BYTES_PER_CHUNK,
+    HEAP_BASE_BYTES,
     MAX_INDEX_BYTES,
     MAX_RENDERED_BYTES,
     MIB,
     MIN_INDEX_BYTES,
     REFUSED,
+    POLICY_BYTES_PER_CHUNK,
     ConfigError,
     DramConfig,
     LiveOverrides,
     NvmeConfig,
     PoolIdentity,
     SidecarConfig,
+    heap_bytes,
     index_bytes,
     index_table_bytes,
     parse_live_overrides,
     parse_sidecar_config,
+    policy_bytes,
 )
 
 KEY = "EBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8="
@@ -162,6 +167,21 @@ def test_index_has_two_entries_per_chunk_within_its_bounds(dram_bytes: int, nvme
     assert size <= MIN_INDEX_BYTES or size - MIB < 64 * 2 * (chunks + 1) + index_table_bytes(dram_bytes), (
         "no more than that"
     )
+
+
+@given(st.integers(64 * MIB, 1 << 42), st.integers(0, 1 << 46))
+def test_heap_holds_what_policy_knows_of_every_chunk_that_the_index_is_for(dram_bytes: int, nvme_bytes: int) -> None:
+    entries = index_bytes(dram_bytes, nvme_bytes)
+    heap = heap_bytes(entries)
+    assert heap % MIB == 0
+    chunks = entries // (2 * 64)
+    assert policy_bytes(heap) >= chunks * POLICY_BYTES_PER_CHUNK
+    assert heap - HEAP_BASE_BYTES < chunks * (POLICY_BYTES_PER_CHUNK + BOOK_BYTES_PER_CHUNK) + MIB, "no more than that"
+
+
+@given(st.integers(64 * MIB, 1 << 42))
+def test_policy_never_gets_more_than_half_of_what_is_added_or_an_eighth(heap: int) -> None:
+    assert policy_bytes(heap) <= max((heap - HEAP_BASE_BYTES) / 2, heap / 8)
 
 
 def test_package_imports_nothing() -> None:

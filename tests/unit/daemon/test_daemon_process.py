@@ -23,7 +23,7 @@ from spillway.config import CONFIG_ENV, MIB, DramConfig, PoolIdentity, SidecarCo
 SLICE_BYTES = [[1_000_000]]
 
 
-def wait_for(what: str, done: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(what: str, done: Callable[[], Any], seconds: float = 60.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if answer := done():
@@ -33,7 +33,7 @@ def wait_for(what: str, done: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 class Daemon:
-    def __init__(self, root: Path, config: str | None = None) -> None:
+    def __init__(self, root: Path, config: str | None = None, pass_fds: tuple[int, ...] = ()) -> None:
         with socket.socket() as free:
             free.bind(("", 0))
             self.port = free.getsockname()[1]
@@ -42,7 +42,7 @@ class Daemon:
             pool=pool, revision="r", dram=DramConfig(capacity_bytes=64 * MIB), index_bytes=MIB, http_port=self.port
         )
         environment = {**os.environ, "SPILLWAY_ROOT": str(root), CONFIG_ENV: config or valid.render()}
-        self.process = subprocess.Popen([sys.executable, "-m", "spillway.daemon"], env=environment)
+        self.process = subprocess.Popen([sys.executable, "-m", "spillway.daemon"], env=environment, pass_fds=pass_fds)
 
     def health(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz") as answer:

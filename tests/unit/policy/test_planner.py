@@ -53,12 +53,12 @@ def key_of(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def planner(**options: bool) -> Planner:
-    return Planner(SLOTS * STRIDE, MAX_GRANTED, **options)
+def planner(max_records: int | None = None, **options: bool) -> Planner:
+    return Planner(SLOTS * STRIDE, MAX_GRANTED, max_records=max_records, **options)
 
 
-def with_disk() -> Planner:
-    return planner(nvme_configured=True, nvme_usable=True)
+def with_disk(max_records: int | None = None) -> Planner:
+    return planner(max_records, nvme_configured=True, nvme_usable=True)
 
 
 numbers = st.integers(0, 30)
@@ -97,9 +97,11 @@ def test_a_trace_replays_to_the_same_moves(trace: list[tuple[object, ...]]) -> N
         assert say(first, event, now) == say(second, event, now)
 
 
-@given(st.lists(heard, max_size=80))
-def test_no_move_names_a_chunk_twice_or_one_that_is_on_its_way(trace: list[tuple[object, ...]]) -> None:
-    subject = with_disk()
+@given(st.lists(heard, max_size=80), st.none() | st.integers(0, 20))
+def test_no_move_names_a_chunk_twice_or_one_that_is_on_its_way(
+    trace: list[tuple[object, ...]], max_records: int | None
+) -> None:
+    subject = with_disk(max_records)
     writing: set[bytes] = set()
     for now, event in enumerate(trace):
         moves = say(subject, event, now)
@@ -388,3 +390,37 @@ def test_an_engine_that_took_none_for_long_keeps_some_and_gets_its_share_again_w
     subject.leases_wanted(0, 0, IDLE_ENGINE_SECONDS)
     (share,) = subject.plan([room], [account], IDLE_ENGINE_SECONDS).grant
     assert (few[2], share[2]) == (SLOTS // IDLE_LEASE_SHARE // IDLE_ENGINE_PART, SLOTS // IDLE_LEASE_SHARE)
+
+
+@given(st.integers(0, 300), st.integers(0, 60), st.integers(0, 300))
+def test_what_cannot_be_remembered_leaves_the_disk_oldest_first(on_disk: int, in_dram: int, budget: int) -> None:
+    subject = with_disk(budget)
+    for number in range(on_disk):
+        subject.found(key_of(number), 0, NVME)
+    for number in range(on_disk, on_disk + in_dram):
+        subject.found(key_of(number), 0, DRAM | NVME)
+    moves = subject.plan([SomeRoom(dram_free=SLOTS)], [], 0)
+    beyond = max(on_disk + 2 * in_dram - budget, 0)
+    assert moves.drop == [key_of(number) for number in range(min(beyond, on_disk + in_dram))]
+    subject.dropped(moves.drop)
+    assert subject.plan([SomeRoom(dram_free=SLOTS)], [], 0).drop == []
+
+
+def test_without_a_disk_what_cannot_be_remembered_leaves_dram() -> None:
+    subject = planner(max_records=70)
+    for number in range(100):
+        subject.found(key_of(number), 0, DRAM)
+    moves = subject.plan([SomeRoom(dram_free=SLOTS)], [], 0)
+    assert moves.evict == [key_of(number) for number in range(30)]
+
+
+def test_a_scan_does_not_outrun_the_budget() -> None:
+    """A turn tells of 1024 chunks at most."""
+    subject, budget, known = with_disk(5000), 5000, 0
+    for turn in range(40):
+        for number in range(turn * 1024, (turn + 1) * 1024):
+            subject.found(key_of(number), 0, NVME)
+        drop = subject.plan([SomeRoom(dram_free=SLOTS)], [], 0).drop
+        subject.dropped(drop)
+        known += 1024 - len(drop)
+        assert known <= budget

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,7 +16,14 @@ pub struct End(i32);
 impl End {
     /// The container's exit code: the child's own, or 128 + signal.
     pub fn exit_code(self) -> u8 {
-        if libc::WIFSIGNALED(self.0) { (128 + libc::WTERMSIG(self.0)) as u8 } else { libc::WEXITSTATUS(self.0) as u8 }
+        if self.is_signal() { (128 + libc::WTERMSIG(self.0)) as u8 } else { libc::WEXITSTATUS(self.0) as u8 }
+    }
+}
+
+impl End {
+    /// True when a signal ended it.
+    pub fn is_signal(self) -> bool {
+        libc::WIFSIGNALED(self.0)
     }
 }
 
@@ -61,13 +69,20 @@ pub fn prepare() -> io::Result<()> {
     }
 }
 
-/// Let the kernel end the child when we end (without PID 1 nobody would restart it, and it would hold the index's lock), and let it have the
-/// signals that we block: a mask is inherited, and a daemon that cannot see SIGTERM would hold its slot of the disk for the whole grace.
-pub fn die_with_parent(command: &mut Command) {
-    let become_daemon = || {
+/// Let the kernel end the child when we end (without PID 1 nobody would restart it, and it would hold the index's lock), let it have the
+/// signals that we block (a mask is inherited, and a daemon that cannot see SIGTERM would hold its slot of the disk for the whole grace), and
+/// let it inherit one descriptor.
+pub fn prepare_child(command: &mut Command, inherited: Option<RawFd>) {
+    let become_daemon = move || {
         // SAFETY: prctl with PR_SET_PDEATHSIG takes one integer; it is async-signal-safe.
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
             return Err(io::Error::last_os_error());
+        }
+        if let Some(descriptor) = inherited {
+            // SAFETY: fcntl with F_SETFD takes integers; it is async-signal-safe.
+            if unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         let set = signals();
         // SAFETY: `set` is initialised; sigprocmask is async-signal-safe and the child has one thread.
@@ -120,6 +135,14 @@ pub fn reap(pid: i32) -> Option<End> {
             found = Some(End(status));
         }
     }
+}
+
+/// Now, on CLOCK_MONOTONIC, in nanoseconds.
+pub fn now_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec to the pointer.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Send a signal to the daemon. One that has just ended is no error.

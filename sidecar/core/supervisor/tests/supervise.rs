@@ -36,21 +36,21 @@ fn supervise(script: &str) -> Supervisor {
 }
 
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         if let Some(seen) = look() {
             return seen;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    panic!("waited 20 s for {what}");
+    panic!("waited 60 s for {what}");
 }
 
-/// (restarts, pid) that the child of this life wrote.
-fn life(file: &Path) -> Option<(u64, i32)> {
+/// (restarts by cause, pid) that the child of this life wrote.
+fn life(file: &Path) -> Option<(String, i32)> {
     let text = fs::read_to_string(file).ok()?;
-    let (restarts, pid) = text.trim().split_once(' ')?;
-    Some((restarts.parse().ok()?, pid.parse().ok()?))
+    let (restarts, pid) = text.trim().rsplit_once(' ')?;
+    Some((restarts.to_owned(), pid.parse().ok()?))
 }
 
 fn send(pid: u32, signal: Signal) {
@@ -70,12 +70,12 @@ fn a_killed_daemon_is_restarted_and_told_how_often() {
     let file = folder.path().join("life");
     let mut supervisor = supervise(&patient(&file));
     let (restarts, pid) = wait_for("the first life", || life(&file));
-    assert_eq!(restarts, 0);
+    assert_eq!(restarts, "exit=0 signal=0 stalled=0 not_started=0");
     let killed = Instant::now();
     send(pid as u32, Signal::KILL);
     let (restarts, second) = wait_for("the second life", || life(&file).filter(|(_, other)| *other != pid));
     assert!(killed.elapsed() < Duration::from_secs(2), "the first restart does not wait");
-    assert_eq!(restarts, 1);
+    assert_eq!(restarts, "exit=0 signal=1 stalled=0 not_started=0");
     assert_ne!(second, pid);
     assert_eq!(supervisor.stop(), Some(128 + 15), "the daemon's own end is passed on");
 }
@@ -100,6 +100,74 @@ fn sigterm_reaches_the_daemon_and_its_exit_code_is_the_containers() {
     let mut supervisor = supervise(&format!("trap 'exit 7' TERM; touch {}; while :; do sleep 0.05; done", file.display()));
     wait_for("the daemon to listen", || file.exists().then_some(()));
     assert_eq!(supervisor.stop(), Some(7));
+}
+
+/// A child that says who it is, promises the supervisor another word within two seconds, and goes on as `then` says.
+fn promising(file: &Path, then: &str) -> String {
+    format!(
+        r#"
+import mmap, os, signal, sys, time
+word = memoryview(mmap.mmap(int(os.environ["SPILLWAY_HEARTBEAT_FD"]), 8)).cast("Q")
+def promise():
+    word[0] = time.monotonic_ns() + 2_000_000_000
+with open({name:?} + ".tmp", "w") as file:
+    file.write(os.environ["SPILLWAY_DAEMON_RESTARTS"] + " " + str(os.getpid()))
+os.rename({name:?} + ".tmp", {name:?})
+promise()
+{then}
+"#,
+        name = file.display().to_string()
+    )
+}
+
+/// Renews its promise for ever.
+const TURNING: &str = "while True:\n    promise()\n    time.sleep(0.05)";
+/// Stands still in a turn and does not listen.
+const BUSY: &str = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True:\n    pass";
+
+fn supervise_promising(file: &Path, then: &str) -> Supervisor {
+    Supervisor::start(&["python3", "-c", &promising(file, then)], Stdio::null())
+}
+
+#[test]
+fn a_daemon_that_stands_still_in_a_turn_is_killed_and_restarted_and_the_cause_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("life");
+    let mut supervisor = supervise_promising(&file, BUSY);
+    let (_, first) = wait_for("the first life", || life(&file));
+    let (restarts, second) = wait_for("the second life", || life(&file).filter(|(_, pid)| *pid != first));
+    assert_eq!(restarts, "exit=0 signal=0 stalled=1 not_started=0");
+    assert_ne!(first, second);
+    assert_eq!(supervisor.stop(), Some(128 + 9), "and at the end it is not waited for either");
+}
+
+#[test]
+fn a_stopped_daemon_is_killed_and_one_that_keeps_its_promises_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("life");
+    let mut supervisor = supervise_promising(&file, TURNING);
+    let (_, first) = wait_for("the first life", || life(&file));
+    let watched = Instant::now();
+    // More than one promise, and several looks of the supervisor.
+    while watched.elapsed() < Duration::from_secs(5) {
+        assert_eq!(life(&file).expect("it wrote").1, first, "restarted though it kept its promises");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    send(first as u32, Signal::STOP);
+    let (restarts, _) = wait_for("the second life", || life(&file).filter(|(_, pid)| *pid != first));
+    assert_eq!(restarts, "exit=0 signal=0 stalled=1 not_started=0");
+    assert_eq!(supervisor.stop(), Some(128 + 15));
+}
+
+#[test]
+fn a_daemon_that_stands_still_and_ignores_sigterm_ends_within_the_bound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("life");
+    let mut supervisor = supervise_promising(&file, BUSY);
+    wait_for("the first life", || life(&file));
+    let asked = Instant::now();
+    assert_eq!(supervisor.stop(), Some(128 + 9));
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
 }
 
 #[test]
