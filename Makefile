@@ -12,7 +12,7 @@ PY := $(RUN) python
 PARTS ?=
 PYTHON ?= python3
 
-.PHONY: help setup lint generate test test-unit test-lowest test-rust test-engine test-gpu test-matrix test-soak judge-vllm test-fuzz test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
+.PHONY: help setup lint generate test test-unit test-lowest test-rust test-engine test-gpu test-matrix test-soak test-soak-plane judge-vllm test-fuzz test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -49,6 +49,9 @@ test-matrix: setup ## The engine tests on the other minors of vLLM that are ente
 
 test-soak: setup ## The fuzz of KV tokens on a real engine with a dying daemon, SPILLWAY_FUZZ_SECONDS (600) for each of four engines
 	@bash tests/vllm/setup.sh && SPILLWAY_FUZZ_SECONDS=$${SPILLWAY_FUZZ_SECONDS:-600} $(PY) -m pytest tests/vllm/test_kv_fuzz.py -q -rP
+
+test-soak-plane: setup ## Random engines against one real daemon, killed, stopped and truncated, with invariants each second: SPILLWAY_SOAK_SECONDS (1800), SPILLWAY_SOAK_SEED
+	@$(PY) -m tools.soak --seconds $${SPILLWAY_SOAK_SECONDS:-1800} $${SPILLWAY_SOAK_SEED:+--seed $$SPILLWAY_SOAK_SEED}
 
 judge-vllm: setup ## vLLM's own tests of its offloading connector, of every minor that is entered, on Spillway's; fetched, not committed
 	@bash tests/vllm/setup.sh && PYTHONPATH=. $(PY) tests/judge/run.py
