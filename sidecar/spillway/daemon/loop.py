@@ -69,19 +69,18 @@ class Loop:
         keys = [event.key for event in events if isinstance(event, _KEYED)]
         lies = iter(self._plane.tiers(keys) if keys else b"")
         for event in events:
+            # What comes for every chunk first: a case that does not match costs as much as one that does.
             match event:
-                case (
-                    _core.Inserted(key=key, class_id=class_id)
-                    | _core.Scanned(key=key, class_id=class_id)
-                    | _core.Adopted(key=key, class_id=class_id)
-                ):
+                case _core.Inserted(key=key, class_id=class_id):
                     self._planner.found(key, class_id, next(lies))
-                case _core.Read(key=key, class_id=class_id):
-                    self._planner.read_ended(key, class_id, next(lies))
                 case _core.Written(key=key, class_id=class_id, outcome=outcome):
                     self._planner.write_ended(key, class_id, next(lies), outcome == _core.OUT_IO_ERROR)
                 case _core.Used(key=key):
                     self._planner.used(key)
+                case _core.Read(key=key, class_id=class_id):
+                    self._planner.read_ended(key, class_id, next(lies))
+                case _core.Scanned(key=key, class_id=class_id) | _core.Adopted(key=key, class_id=class_id):
+                    self._planner.found(key, class_id, next(lies))
                 case _core.Promote(key=key, class_id=class_id, deadline_ms=deadline_ms):
                     self._planner.promotion_wanted(key, class_id, time.monotonic() + deadline_ms / 1000)
                 case _core.Quarantined(key=key):
@@ -109,7 +108,7 @@ class Loop:
             self._plane.recall(moves.recall)
         if moves.evict:
             answers = self._plane.evict_dram(moves.evict, spare_pinned=True)
-            self._planner.evicted(key for key, done in zip(moves.evict, answers, strict=True) if done)
+            self._planner.evicted(_done(moves.evict, answers))
             self._refused(self._planner.eviction_refused, moves.evict, answers)
         if moves.grant:
             self._plane.grant(moves.grant)
@@ -132,16 +131,23 @@ class Loop:
 
     def _drop(self, keys: list[bytes]) -> int:
         answers = self._plane.evict_nvme(keys)
-        self._planner.dropped(key for key, done in zip(keys, answers, strict=True) if done)
+        self._planner.dropped(_done(keys, answers))
         self._refused(self._planner.lies, keys, answers)
         return sum(answers)
 
     def _refused(self, tell: Callable[[bytes, int], None], keys: Sequence[bytes], answers: Sequence[bool]) -> None:
         """Tell the planner where each chunk lies that the core refused to move."""
+        if all(answers):
+            return
         refused = [key for key, done in zip(keys, answers, strict=True) if not done]
         if refused:
             for key, tiers in zip(refused, self._plane.tiers(refused), strict=True):
                 tell(key, tiers)
+
+
+def _done(keys: list[bytes], answers: list[bool]) -> list[bytes]:
+    """The chunks that the core moved: mostly all of them."""
+    return keys if all(answers) else [key for key, done in zip(keys, answers, strict=True) if done]
 
 
 _KEYED = (_core.Inserted, _core.Scanned, _core.Adopted, _core.Read, _core.Written)

@@ -224,14 +224,16 @@ class Planner:
 
     def evicted(self, keys: Iterable[bytes]) -> None:
         """Chunks left DRAM; their slots are free once no reader can hold them."""
+        dram, nvme = self._dram, self._nvme
         for key in keys:
-            class_id = self._dram.class_of(key)
+            class_id = dram.class_of(key)
             if class_id is not None:
-                self._dram.discard(key)
+                dram.discard(key)
                 self._leaving[class_id] += 1
             self._left_dram(key)
             self.dram_evictions += 1
-            self.unwritten_evictions += self._nvme_configured and key not in self._nvme
+            if self._nvme_configured and key not in nvme:
+                self.unwritten_evictions += 1
 
     def dropped(self, keys: Iterable[bytes]) -> None:
         """Chunks left NVMe; of an extent's neighbours not all need be known."""
@@ -462,15 +464,17 @@ class Planner:
                 moves.donate.append(self._donation(donor, room))
                 count = room.nvme_free
             else:
-                victims = self._nvme.victims(room.class_id, lacking + SPARE_VICTIMS, kept=self._is_read_from_nvme)
+                kept = self._is_read_from_nvme if self._waiting or self._reading else None
+                victims = self._nvme.victims(room.class_id, lacking + SPARE_VICTIMS, kept=kept)
                 moves.drop.extend(victims[:lacking])
                 count = min(count, room.nvme_free + len(moves.drop))
-        for key in self._unwritten.victims(room.class_id, count):
+        begun = self._unwritten.victims(room.class_id, count)
+        for key in begun:
             self._unwritten.discard(key)
-            self._writing[key] = room.class_id, room.stride_bytes
-            self._writes[room.class_id] += 1
-            self._write_bytes += room.stride_bytes
-            moves.write.append(key)
+        self._writing.update(dict.fromkeys(begun, (room.class_id, room.stride_bytes)))
+        self._writes[room.class_id] += len(begun)
+        self._write_bytes += room.stride_bytes * len(begun)
+        moves.write.extend(begun)
 
     def _is_read_from_nvme(self, key: bytes) -> bool:
         return key in self._waiting or key in self._reading
