@@ -9,6 +9,8 @@ Source of every layout: docs/formats.md.
 
 from typing import Final, TypeAlias, final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "ABI",
     "COUNTER_NAMES",
@@ -582,6 +584,7 @@ class Plane:
     def close(self) -> None:
         """Stop workers and unmap. Shared memory stays for the successor."""
 
+@disjoint_base
 class UseOrder:
     """Keys in order of use, apart for each class: 44 bytes a key, of which none is given back. Keys are 16 bytes, else ValueError."""
 

@@ -233,6 +233,14 @@ class Soak:
         if code:
             self.note(f"the daemon ended with {code}")
 
+    def end(self) -> None:
+        """Leave no process behind."""
+        for member in self.members:
+            member.process.kill()
+            member.process.wait()
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+
     def settle(self) -> None:
         end, left = time.monotonic() + SETTLE_SECONDS, ["nothing seen yet"]
         names = ["spillway_leases", "spillway_pinned_slots", "spillway_recycling_slots", "spillway_engines"]
@@ -259,10 +267,7 @@ def main() -> int:
         try:
             soak.run(args.seconds, args.engines)
         finally:
-            for process in [*(member.process for member in soak.members), soak.daemon.process]:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+            soak.end()
     sys.stdout.write(f"soak: {len(soak.broken)} broken, seed {seed}\n")
     return 1 if soak.broken else 0
 
