@@ -84,6 +84,9 @@ def _sidecar() -> list[Entry]:
         "spillway_loaded_tokens": ("dram", "nvme", "other"),
         "spillway_quarantined_chunks": _rust_names("event.rs", "OUTCOMES"),
         "spillway_invalid_operations": _rust_names("stats.rs", "INVALID_OPS"),
+        "spillway_declined_stores": ("no_slot", "ended"),
+        "spillway_nvme_rung": ("io_uring_registered", "io_uring", "threads"),
+        "spillway_daemon_restarts": ("exit", "signal", "stalled", "not_started"),
     }
     entries = []
     for metric in METRICS:

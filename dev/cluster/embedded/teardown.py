@@ -88,7 +88,9 @@ def _remove_outside_state(paths: Paths) -> None:
         shutil.rmtree(_RUNC / container, ignore_errors=True)
     for result in _CNI_RESULTS.glob("*"):
         # A sandbox that was ended in the middle of its removal has no bundle any more; its network namespace lay in our state.
-        if str(paths.state) in result.read_text(errors="replace") or any(one in result.name for one in paths.containers()):
+        if str(paths.state) in result.read_text(errors="replace") or any(
+            one in result.name for one in paths.containers()
+        ):
             result.unlink(missing_ok=True)
     shutil.rmtree(paths.bundles, ignore_errors=True)
 

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from spillway.config import (
-    IGNORED,
     BOOK_BYTES_PER_CHUNK,
     HEAP_BASE_BYTES,
+    IGNORED,
     MAX_INDEX_BYTES,
     MAX_RENDERED_BYTES,
     MIB,
     MIN_INDEX_BYTES,
-    REFUSED,
     POLICY_BYTES_PER_CHUNK,
+    REFUSED,
     ConfigError,
     DramConfig,
     LiveOverrides,

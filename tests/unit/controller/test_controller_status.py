@@ -169,7 +169,7 @@ def test_rounded_bytes_read_well(size_bytes: int, text: str) -> None:
     assert round_bytes(size_bytes) == text
 
 
-def later(facts: Facts, seconds: float) -> Facts:
+def later(facts: PoolFacts, seconds: float) -> PoolFacts:
     return replace(facts, now=NOW + timedelta(seconds=seconds))
 
 
