@@ -21,8 +21,8 @@ Answer = TypeVar("Answer")
 TOKENS_PER_CHUNK = 512
 
 
-def wait_for(what: str, done: Callable[[], Answer], seconds: float = 120.0) -> Answer:
-    """Long, because a daemon that starts on a machine with other things to do may take a minute."""
+def wait_for(what: str, done: Callable[[], Answer], seconds: float = 300.0) -> Answer:
+    """Long, because a daemon that starts on a machine with other things to do may take minutes."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if answer := done():

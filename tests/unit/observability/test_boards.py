@@ -28,7 +28,7 @@ VARIABLES = {
     "$cluster": ".*",
     "$namespace": "team",
     "$pool": "chat",
-    "$__rate_interval": "10s",
+    "$__rate_interval": "1m",
     "$__range": "1h",
 }
 NAMES = [board.name for board in BOARDS]
