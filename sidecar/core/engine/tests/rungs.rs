@@ -112,15 +112,15 @@ fn round_trip(kit: &mut Kit, memory: &Memory, count: usize) {
     let stride = STRIDE as usize;
     let place = |at: usize| memory.map.ptr_at(at * stride, stride);
     let slots: Vec<u64> = (0..count).map(|_| kit.store.alloc(STRIDE).expect("a free slot")).collect();
-    for at in 0..count {
+    for (at, slot) in slots.iter().enumerate() {
         memory.map.write(at * stride, &vec![at as u8 + 1; stride]);
-        kit.store.submit_write(at as u64, slots[at], place(at), stride);
+        kit.store.submit_write(at as u64, *slot, place(at), stride);
     }
     (0..count as u64).for_each(|at| kit.written(at).expect("a good device"));
     memory.map.zero(0, count * stride);
-    for at in 0..count {
+    for (at, slot) in slots.iter().enumerate() {
         // Somewhere else than it was written from.
-        kit.store.submit_read(Urgency::Promotion, at as u64, slots[at], place(count - 1 - at), stride);
+        kit.store.submit_read(Urgency::Promotion, at as u64, *slot, place(count - 1 - at), stride);
     }
     for at in 0..count as u64 {
         let digest = kit.wait("a read", |completion| match completion {
