@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.core.pod import root_on
+
 
 def _missing() -> str | None:
     try:
@@ -53,3 +55,9 @@ def make_copier() -> Iterator[Callable[[], Any]]:
 def shm() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="spillway-test-", dir="/dev/shm") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    with root_on(tmp_path) as root:
+        yield root

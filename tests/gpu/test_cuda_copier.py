@@ -196,16 +196,13 @@ def test_mapping_outlives_a_registration_that_nobody_ended(shm: Path) -> None:
     copier.close()
 
 
-def test_chunks_come_back_from_nvme_into_a_gpu(
-    make_copier: MakeCopier, shm: Path, tmp_path: Path, caches: Caches
-) -> None:
+def test_chunks_come_back_from_nvme_into_a_gpu(make_copier: MakeCopier, root: Path, caches: Caches) -> None:
     """HBM -> DRAM -> NVMe -> DRAM -> HBM, through the real plane: verified, evicted, read, verified."""
-    (shm / "nvme").symlink_to(tmp_path)
-    pod = Pod(shm, nvme=options(512), arena_mib=256)
+    pod = Pod(root, nvme=options(512), arena_mib=256)
     try:
         pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
         engine = pod.attach([[caches.chunk_bytes]])
-        arena = Arena(str(shm / "arena/arena"), 256 * MIB)
+        arena = Arena(str(root / "arena/arena"), 256 * MIB)
         copier = make_copier()
         copier.grow(arena, engine.scheduler.faulted_bytes())
         count, numbers = 4, range(4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from spillway import _core
 from spillway.client import Gate, Group, Link, RankLink, Session, StoreOffer, Verdict
 
 from tests.unit.clock import Clock
-from tests.unit.core.pod import FINGERPRINT, Pod, key_of
+from tests.unit.core.pod import FINGERPRINT, Pod, key_of, root_on
 
 CHUNK_TOKENS = 256
 SLICE_BYTES = 100_000
@@ -83,10 +82,7 @@ class Side:
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[Pod]:
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="spillway-test-", dir=shm if shm.is_dir() else None) as folder:
-        root = Path(folder)
-        (root / "nvme").symlink_to(tmp_path)
+    with root_on(tmp_path) as root:
         pod = Pod(root, nvme=_core.NvmeOptions(capacity_bytes=128 << 20, io_threads=2, deadline_ms=5000))
         pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
         yield pod

@@ -231,7 +231,7 @@ def test_store_takes_the_leading_run_and_the_rest_when_there_are_slots_again(sid
 def test_chunks_that_had_no_slot_when_their_request_ended_are_counted(side: Side) -> None:
     attachment = side.attachment()
     side.pod.until("grants", lambda: attachment.granted(0) >= 8)
-    side.session.offer_store("a", side.offers(range(attachment.granted(0) + 3)))
+    side.session.stores.offer("a", side.offers(range(attachment.granted(0) + 3)))
     side.session.finished("a", [])
     assert (side.counter("store_ended"), side.counter("store_declined")) == (3, 0)
 

@@ -5,17 +5,43 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import shutil
 import struct
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from spillway import _core
 
 MIB = 1 << 20
+IN_MEMORY = ("arena", "index", "run")
 Kind = TypeVar("Kind")
 FINGERPRINT = hashlib.sha256(b"one engine").digest()
+
+
+@contextmanager
+def root_on(disk: Path) -> Iterator[Path]:
+    """A pod's folder with its volume on a real disk, where O_DIRECT may be had, and all that is memory in memory.
+
+    Nobody follows a link to a volume or in it, so it is the others that are links.
+    """
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="spillway-test-", dir=shm if shm.is_dir() else None) as memory:
+        for name in IN_MEMORY:
+            (Path(memory) / name).mkdir()
+            (disk / name).symlink_to(Path(memory) / name)
+        (disk / "nvme").mkdir()
+        yield disk
+
+
+def forget_memory(root: Path) -> None:
+    """As a pod's end does."""
+    for name in IN_MEMORY:
+        for entry in (root / name).iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def key_of(number: int, group: int = 0) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from spillway import _core
 
-from .pod import MIB, Engine, Pod, key_of, keys_of, payload_of
+from .pod import MIB, Engine, Pod, forget_memory, key_of, keys_of, payload_of, root_on
 
 HIT, MISS, NVME = bytes([_core.HIT]), bytes([_core.MISS]), bytes([_core.NVME])
 PAGE = 4096
@@ -21,18 +20,18 @@ def options(capacity_mib: int = 256, **kwargs: object) -> _core.NvmeOptions:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """A folder on a real disk, where O_DIRECT may be had."""
-    return tmp_path
+    """The pod's volume."""
+    return tmp_path / "nvme"
 
 
 @pytest.fixture
-def nvme_pod(root: Path, disk: Path) -> Iterator[Pod]:
-    (root / "nvme").symlink_to(disk)
-    pod = Pod(root, nvme=options(), dead_grace_seconds=0.3)
-    assert pod.plane.report().nvme.state != _core.NVME_OFF, pod.plane.report()
-    pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
-    yield pod
-    pod.plane.close()
+def nvme_pod(tmp_path: Path) -> Iterator[Pod]:
+    with root_on(tmp_path) as root:
+        pod = Pod(root, nvme=options(), dead_grace_seconds=0.3)
+        assert pod.plane.report().nvme.state != _core.NVME_OFF, pod.plane.report().nvme.message
+        pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
+        yield pod
+        pod.plane.close()
 
 
 def demote(pod: Pod, engine: Engine, numbers: range) -> None:
@@ -64,8 +63,7 @@ def promote(pod: Pod, engine: Engine, numbers: range) -> list[int]:
 def new_pod(pod: Pod) -> None:
     """The pod goes, the disk stays."""
     pod.plane.close()
-    for name in ("arena", "index", "run"):
-        shutil.rmtree(pod.root / name)
+    forget_memory(pod.root)
     pod.events.clear()
     pod.plane = pod.open()
     pod.until("the scan", lambda: pod.plane.stats().nvme.scan_done)
@@ -160,13 +158,19 @@ def test_what_was_evicted_from_nvme_is_gone(nvme_pod: Pod) -> None:
     assert nvme_pod.plane.read([nvme_pod.key16(0)]) == [False]
 
 
-def test_a_chunk_written_over_in_dram_does_not_reach_the_disk(nvme_pod: Pod) -> None:
+def test_a_chunk_written_over_in_dram_never_comes_back(nvme_pod: Pod) -> None:
+    """It is hashed when it is published and when it is read, not when it is written."""
     engine = nvme_pod.attach()
     (slot,) = nvme_pod.store(engine, range(1))
     with engine.arena() as arena:
         arena[slot * PAGE + 2 * PAGE] ^= 1
-    assert nvme_pod.plane.write([nvme_pod.key16(0)]) == [False]
-    nvme_pod.until("the quarantine", lambda: nvme_pod.seen(_core.Quarantined))
+    key = [nvme_pod.key16(0)]
+    assert nvme_pod.plane.write(key) == [True]
+    nvme_pod.until("the write", lambda: nvme_pod.seen(_core.Written))
+    assert all(nvme_pod.plane.evict_dram(key))
+    nvme_pod.until("recycling", lambda: nvme_pod.plane.stats().recycling_slots == 0)
+    assert promote(nvme_pod, engine, range(1)) == [_core.OUT_CORRUPT_PAYLOAD]
+    assert nvme_pod.seen(_core.Quarantined)
     assert nvme_pod.lookup(engine, range(1)) == MISS
 
 
