@@ -57,9 +57,9 @@ _SYMPTOMS = (
     ),
     Panel(
         "Daemon restarts",
-        "Daemons that ended in the sidecar before this one.",
+        "Daemons that ended in the sidecar before this one, by cause; stalled: it stood still and was killed.",
         "short",
-        {_POD: f"max by (namespace, pod) (spillway_daemon_restarts{{{SIDECAR}}})"},
+        {"{{cause}} " + _POD: f"max by (cause, namespace, pod) (spillway_daemon_restarts{{{SIDECAR}}})"},
         alert="SpillwayDaemonRestarts",
     ),
 )
@@ -91,13 +91,22 @@ _DRAM = (
     ),
     Panel(
         "Slots in use by engines and loads",
-        "Leased to engines that store, pinned by loads, held back after a daemon's death.",
+        "Leased to engines that store, pinned by loads, held back after a daemon's death, read into, evicted; and all that are not free.",
         "short",
         {
             "leased": f"sum(spillway_leases{{{SIDECAR}}})",
             "pinned": f"sum(spillway_pinned_slots{{{SIDECAR}}})",
             "held back": f"sum(spillway_quarantined_slots{{{SIDECAR}}})",
+            "read into": f"sum(spillway_reading_slots{{{SIDECAR}}})",
+            "recycling": f"sum(spillway_recycling_slots{{{SIDECAR}}})",
+            "not free": f"sum(spillway_taken_slots{{{SIDECAR}}})",
         },
+    ),
+    Panel(
+        "Stores declined",
+        "Chunks that engines offered and got no slot for: none in seconds, or their request ended before. They are computed again.",
+        "cps",
+        {"{{reason}}": f"sum by (reason) (rate(spillway_declined_stores_total{{{SIDECAR}}}[$__rate_interval]))"},
     ),
     Panel(
         "Arena in memory",
@@ -135,6 +144,12 @@ _NVME = (
         kind="states",
         width=12,
         states={0: ("buffered", "yellow"), 1: ("direct", "green")},
+    ),
+    Panel(
+        "Way of I/O",
+        "Sidecars by the rung of the ladder that they read and write by; /status of a sidecar says why no better one.",
+        "short",
+        {"{{rung}}": f"sum by (rung) (spillway_nvme_rung{{{SIDECAR}}})"},
     ),
     Panel(
         "Read and written",

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import get_args
 
 from prometheus_client.metrics import MetricWrapperBase
+from spillway.daemon.heartbeat import CAUSES
 from spillway.daemon.metrics import METRICS
 from spillway_operator import metrics as operator_metrics
 from spillway_operator.api import SkipReason
@@ -86,7 +87,7 @@ def _sidecar() -> list[Entry]:
         "spillway_invalid_operations": _rust_names("stats.rs", "INVALID_OPS"),
         "spillway_declined_stores": ("no_slot", "ended"),
         "spillway_nvme_rung": ("io_uring_registered", "io_uring", "threads"),
-        "spillway_daemon_restarts": ("exit", "signal", "stalled", "not_started"),
+        "spillway_daemon_restarts": CAUSES,
     }
     entries = []
     for metric in METRICS:
@@ -95,15 +96,19 @@ def _sidecar() -> list[Entry]:
     return entries
 
 
+def declared_in(module: ModuleType) -> list[MetricWrapperBase]:
+    """The metrics that a module declares, by name or as parts of what it declares."""
+    parts = [part for value in vars(module).values() for part in _parts(value)]
+    return [part for part in parts if isinstance(part, MetricWrapperBase)]
+
+
 def _registered(process: str, module: ModuleType, values: dict[str, tuple[str, ...]]) -> list[Entry]:
     """The metrics of a module. prometheus_client tells the labels of a metric without children by no public name."""
     entries = []
-    declared = [one for value in vars(module).values() for one in _parts(value)]
-    for metric in declared:
-        if isinstance(metric, MetricWrapperBase):
-            labels = {label: values.get(f"{metric._name}.{label}") or values[label] for label in metric._labelnames}
-            name = _query_name(metric._name, metric._type)
-            entries.append(Entry(process, name, str(metric._type), metric._documentation, labels))
+    for metric in declared_in(module):
+        labels = {label: values.get(f"{metric._name}.{label}") or values[label] for label in metric._labelnames}
+        name = _query_name(metric._name, metric._type)
+        entries.append(Entry(process, name, str(metric._type), metric._documentation, labels))
     return entries
 
 
@@ -133,7 +138,7 @@ def _webhook_values() -> dict[str, tuple[str, ...]]:
         "outcome": ("injected", "unchanged", "skipped", "probed"),
         "reason": tuple(str(reason) for reason in SkipReason),
         "kind": ("unreadable-review", "api-server", "unexpected"),
-        "answer": ("admissible", "refused", "undecided"),
+        "answer": ("admissible", "refused", "undecided", "unasked"),
         **_watched("webhook_cached_objects", resources.POOLS, resources.NAMESPACES, resources.LIMIT_RANGES),
         "spillway_webhook_live_reads.kind": (resources.POOLS.plural, resources.NAMESPACES.plural),
     }

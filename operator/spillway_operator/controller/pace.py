@@ -20,8 +20,8 @@ LONGEST_PAUSE_SECONDS = 300.0
 # Of the pause: what a condition that turned waits at most, and how long a status stands before it is taken for the end of the changes.
 TURN_SHARE = 0.25
 SETTLED_SECONDS = 10.0
-# No change for so long, and for two pauses, ends a burst.
-CALM_SECONDS = 60.0
+# No change for so long, and for two pauses, ends a burst: an engine loads its model for a minute or two between two steps of a rollout.
+CALM_SECONDS = 180.0
 
 
 @dataclass

@@ -17,6 +17,8 @@ RESTARTS_ENV: Final = "SPILLWAY_DAEMON_RESTARTS"
 WORD_BYTES: Final = 8
 # A turn takes milliseconds; what was seen to stand still (a heap at its cap) never came back.
 TURN_SECONDS: Final = 10.0
+# Why a daemon ended: by itself, by a signal, because it stood still, or it could not be started.
+CAUSES: Final = ("exit", "signal", "stalled", "not_started")
 
 
 class Heartbeat:
@@ -41,4 +43,4 @@ class Heartbeat:
 def restarts_by_cause(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
     """How many daemons ended in this container before this one, by cause, as the supervisor counts them: `exit=1 signal=0 ...`."""
     pairs = (pair.partition("=") for pair in environment.get(RESTARTS_ENV, "").split())
-    return {cause: int(count) for cause, _, count in pairs}
+    return dict.fromkeys(CAUSES, 0) | {cause: int(count) for cause, _, count in pairs}

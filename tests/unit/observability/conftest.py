@@ -12,7 +12,7 @@ from spillway_operator import metrics as operator_metrics
 from spillway_operator.webhook import metrics as webhook_metrics
 
 from tests.unit.observability.sidecar import ServedSidecar
-from tools.metric_catalogue import catalogue
+from tools.metric_catalogue import catalogue, declared_in
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def registries() -> dict[str, CollectorRegistry]:
     """Of operator and webhook, each label with every value of the catalogue, as after a long life."""
     modules = {"operator": operator_metrics, "webhook": webhook_metrics}
     for process, module in modules.items():
-        declared = {metric._name: metric for metric in vars(module).values() if hasattr(metric, "_labelnames")}
+        declared = {metric._name: metric for metric in declared_in(module)}
         for entry in catalogue():
             if entry.process == process and entry.labels:
                 for values in _combinations(entry.labels):

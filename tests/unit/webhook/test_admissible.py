@@ -147,7 +147,7 @@ async def test_only_a_yes_in_time_is_one(api: ApiReader, verdicts: Verdicts) -> 
     injected, _ = injected_pod({"type": "Ephemeral"})
 
     async def admitted(budget_seconds: float = 10.0) -> bool:
-        return await is_admitted(api, NAMESPACE, injected, budget_seconds=budget_seconds)
+        return await is_admitted(api, asyncio.Semaphore(1), NAMESPACE, injected, budget_seconds=budget_seconds)
 
     assert await admitted()
     for no in (

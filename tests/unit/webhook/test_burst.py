@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from reviews import make_pod, make_review, patched
 from spillway_operator.api import Allowed, names, parse_pool
-from spillway_operator.injection import Facts
+from spillway_operator.injection import Facts, Pod
 from spillway_operator.kube.access import Access
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.stalls import watch_stalls
@@ -81,6 +81,10 @@ async def test_burst_costs_no_pod_its_time_and_leaves_the_api_server_room(api: A
 
     asking = asyncio.Semaphore(ASKING_REVIEWS)
     ask = partial(find_refusal, api, asking, budget_seconds=BUDGET_SECONDS)
+
+    async def is_admitted(_namespace: str, _pod: Pod, _spent_seconds: float) -> bool:
+        raise AssertionError("asked about a pod that nobody refused")
+
     pod = make_pod()
     stalls: list[float] = []
     watching = asyncio.create_task(watch_stalls(stalls.append))
@@ -89,7 +93,7 @@ async def test_burst_costs_no_pod_its_time_and_leaves_the_api_server_room(api: A
 
     async def admit() -> tuple[float, bool]:
         started = time.monotonic()
-        response = (await answer(make_review(pod), gather, ask, Trials()))["response"]
+        response = (await answer(make_review(pod), gather, ask, is_admitted, Trials()))["response"]
         assert response["allowed"] is True
         return time.monotonic() - started, names.SKIPPED_ANNOTATION in patched(pod, response)["metadata"]["annotations"]
 
