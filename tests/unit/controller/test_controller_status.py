@@ -14,7 +14,7 @@ from spillway_operator.api.quantity import parse_bytes
 from spillway_operator.controller.conditions import decide_conditions
 from spillway_operator.controller.facts import PoolFacts, decide_members
 from spillway_operator.controller.members import MemberCondition, MemberReport, Observation, TierReport, TokenReport
-from spillway_operator.controller.pace import FREE_WRITES, Burst
+from spillway_operator.controller.pace import CALM_SECONDS, FREE_WRITES, LONGEST_PAUSE_SECONDS, Burst
 from spillway_operator.controller.status import (
     StatusWrite,
     build_status,
@@ -229,7 +229,12 @@ def test_calm_ends_a_burst() -> None:
     before = status_of(make_facts((make_pod("a"), None)))
     facts = make_facts((make_pod("a"), None), (make_pod("b"), None))
     burst = in_a_burst(30)
-    assert decide_write(before, status_of(facts, before), later(facts, 661), burst).status is not None
+    assert (
+        decide_write(
+            before, status_of(facts, before), later(facts, CALM_SECONDS + 2 * LONGEST_PAUSE_SECONDS + 1), burst
+        ).status
+        is not None
+    )
     assert burst.writes == 0
 
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use spillway_engine::attach::Attachment;
 use spillway_engine::key::{Key16, Key36, derive};
 use spillway_engine::layout::PAGE_BYTES;
-use spillway_engine::nvme::{Direct, NvmeConfig};
+use spillway_engine::nvme::{Direct, NvmeConfig, RungKind};
 use spillway_engine::plane::{Event, OpenOptions, Outcome, Plane, TIER_DRAM, TIER_NVME};
 
 const MIB: u64 = 1 << 20;
@@ -36,6 +36,7 @@ impl Pod {
             capacity_bytes: DATA_BYTES + 64 * MIB,
             slots: 1,
             io_threads: depth.min(64),
+            best_rung: RungKind::RegisteredUring,
             direct: Direct::Required,
             deadline: Duration::from_secs(30),
             reserve_percent: 0,
