@@ -10,6 +10,7 @@ export PATH := $(HOME)/.local/bin:$(HOME)/.cargo/bin:$(PATH)
 RUN := uv run --no-sync
 PY := $(RUN) python
 PARTS ?=
+export ROWS ?=
 PYTHON ?= python3
 
 .PHONY: help setup lint generate test test-unit test-lowest test-rust test-engine test-gpu test-matrix test-soak test-soak-plane judge-vllm test-fuzz test-e2e test-long test-commands bench images cluster-up cluster-down demo demo-down
@@ -68,7 +69,7 @@ test-long: setup ## The end-to-end that takes long and rarely breaks: uninstalli
 test-commands: setup ## The README's commands one after the other and interrupted, and what they leave on the machine; long
 	@$(PY) tools/test_parts.py commands
 
-bench: setup ## Benchmarks, each figure beside its bound or peer of the same run
+bench: setup ## Benchmarks, each figure beside its bound or peer of the same run; ROWS=replay: the eviction orders on request traces alone
 	@bash tools/bench.sh
 
 images: setup ## Build the images and load them into the tests' cluster

@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
-# Benchmarks of the core, each figure beside its bound or its peer of the same run. BENCH_FOLDER names the file system to measure.
+# Benchmarks of the core, each figure beside its bound or its peer of the same run. BENCH_FOLDER names the file system to measure;
+# ROWS=replay runs the traces through the eviction orders alone, which needs no device.
 set -euo pipefail
-cd "$(dirname "$0")/../sidecar/core/engine"
+cd "$(dirname "$0")/.."
+replay() { PYTHONPATH=. uv run --no-sync python bench/replay.py; }
+case "${ROWS:-}" in
+  "") ;;
+  replay) replay; exit ;;
+  *) echo "bench: no such rows: $ROWS (there is: replay)" >&2; exit 2 ;;
+esac
+cd sidecar/core/engine
 folder=${BENCH_FOLDER:-../../../build/bench}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
@@ -20,3 +28,4 @@ cd ../../..
 uv run --no-sync python bench/describe_copy.py
 bash tests/vllm/setup.sh
 PYTHONPATH=. uv run --no-sync python bench/waiters.py
+replay

@@ -14,7 +14,7 @@ from typing import Protocol
 from spillway.policy.order import EvictionOrder
 from spillway.policy.recency import Recency
 
-# The order in which chunks leave either tier.
+# The order in which chunks leave either tier; what else was tried for DRAM is in docs/adr/0106-eviction.md.
 EVICTION: Callable[[], EvictionOrder] = Recency
 
 # A chunk's tiers as bits, and the bytes of an extent; the core's numbers.
