@@ -60,6 +60,8 @@ CLIENT_PATH: Final = f"{MOUNT_ROOT}/client"
 NVME_PATH: Final = f"{MOUNT_ROOT}/nvme"
 CONFIG_PATH: Final = f"{MOUNT_ROOT}/config"
 CLIENT_PYTHONPATH: Final = f"{CLIENT_PATH}/current"
+# What names our plugin in a list that came by envFrom.
+CLIENT_ENV_FROM_PATH: Final = f"{CLIENT_PYTHONPATH}/spillway/adapters/vllm/env_from"
 DISK_COMMAND: Final = ("python3", "-m", "spillway.daemon.own_disk", NVME_PATH)
 CLIENT_INSTALL_COMMAND: Final = ("/usr/local/bin/spillway-client-install", CLIENT_PATH)
 

@@ -3,7 +3,8 @@
 The client's folder goes in front of PYTHONPATH. What the user gave by value is kept behind it; what came by valueFrom keeps
 its source under another name and is chained by `$(...)`, as is what envFrom may bring (an unresolved `$(PYTHONPATH)` stays
 literal and names no folder). vLLM loads only the plugins named in VLLM_PLUGINS where that is set, so ours is appended there
-and never creates it.
+and never creates it. Whether envFrom brings that list is not to be seen here and must not be guessed: a folder on PYTHONPATH
+lets the engine's own Python append our name to it (`spillway/adapters/vllm/env_from`).
 """
 
 from __future__ import annotations
@@ -28,19 +29,23 @@ def mutate(pod: Pod, plan: Plan) -> None:
     """Set PYTHONPATH, extend VLLM_PLUGINS, add SPILLWAY_CONFIG unless the user set it."""
     engine = plan.engine(pod)
     env: list[Variable] = list(engine.get("env") or [])
-    env = _prefix_pythonpath(env, has_env_from=bool(engine.get("envFrom")))
+    has_env_from = bool(engine.get("envFrom"))
+    ours = names.CLIENT_PYTHONPATH
+    if has_env_from and _find(env, PLUGINS) is None:
+        ours = _joined(":", ours, names.CLIENT_ENV_FROM_PATH)
+    env = _prefix_pythonpath(env, ours, has_env_from=has_env_from)
     env = _append_plugin(env)
     if _find(env, CONFIG_ENV) is None:
         env.append({"name": CONFIG_ENV, "value": plan.config.render()})
     engine["env"] = env
 
 
-def _prefix_pythonpath(env: list[Variable], *, has_env_from: bool) -> list[Variable]:
+def _prefix_pythonpath(env: list[Variable], ours: str, *, has_env_from: bool) -> list[Variable]:
     index = _find(env, PYTHONPATH)
     if index is None:
         theirs = f"$({PYTHONPATH})" if has_env_from else ""
-        return [*env, _variable(PYTHONPATH, _joined(":", names.CLIENT_PYTHONPATH, theirs))]
-    return _replaced(env, index, lambda theirs: _joined(":", names.CLIENT_PYTHONPATH, theirs))
+        return [*env, _variable(PYTHONPATH, _joined(":", ours, theirs))]
+    return _replaced(env, index, lambda theirs: _joined(":", ours, theirs))
 
 
 def _append_plugin(env: list[Variable]) -> list[Variable]:
