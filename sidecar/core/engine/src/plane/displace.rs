@@ -36,7 +36,7 @@ impl Plane {
         crate::crash::point("unlinked");
         if value.dram_slot != NO_DRAM {
             self.mark(value.dram_slot, SlotState::Recycling, 0, value.class);
-            self.unlinked.push(value.dram_slot);
+            self.recycling.unlink(value.dram_slot);
             self.emit(Event::Quarantined { key: Some(key), outcome: Outcome::Gone, tier: TIER_DRAM });
         }
         if value.nvme_slot != NO_NVME {

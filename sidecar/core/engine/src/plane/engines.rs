@@ -11,7 +11,8 @@ use crate::key::KeyMap;
 use crate::layout::*;
 
 use super::engine::{Engine, Group, Refusal, mark_refused};
-use super::{Event, Plane, Stranger};
+use super::strangers::has_been_free;
+use super::{Event, Plane};
 
 /// [`IncarnationRecord::state`]: free.
 pub(super) const RECORD_FREE: u32 = 0;
@@ -20,11 +21,8 @@ pub(super) const RECORD_ATTACHED: u32 = 1;
 /// [`IncarnationRecord::state`]: attached once, refused since.
 pub(super) const RECORD_REFUSED: u32 = 2;
 
-/// Engines can make any number of files: so many names are read per look (a tmpfs shows the newest first), so many opened, and so many that were
-/// refused are kept open to see them die. The rest gets its turn.
+/// Engines can make any number of files: so many names are read per look (a tmpfs shows the newest first).
 const MAX_LISTED: usize = 4096;
-const MAX_MEETINGS: usize = 64;
-const MAX_STRANGERS: usize = 64;
 
 impl Plane {
     /// Look for control files that are not known yet.
@@ -32,22 +30,14 @@ impl Plane {
         // The folder was there at open; an error now is a passing one and the next look comes in 200 ms.
         let Ok(folder) = std::fs::read_dir(&self.run) else { return };
         let names = folder.take(MAX_LISTED).filter_map(|found| found.ok()?.file_name().into_string().ok());
-        let mut ids: Vec<Incarnation> = names.filter_map(|name| control::incarnation_of(&name)).filter(|id| !self.knows(id)).collect();
-        if ids.is_empty() {
-            return;
-        }
-        // In a circle, from where the last look ended.
-        ids.sort_unstable();
-        let first = ids.partition_point(|id| *id <= self.met_last) % ids.len();
-        ids.rotate_left(first);
-        for id in ids.into_iter().take(MAX_MEETINGS) {
-            self.met_last = id;
+        let ids: Vec<Incarnation> = names.filter_map(|name| control::incarnation_of(&name)).filter(|id| !self.knows(id)).collect();
+        for id in self.strangers.choose(ids) {
             self.meet(id);
         }
     }
 
     fn knows(&self, id: &Incarnation) -> bool {
-        self.strangers.contains_key(id) || self.engines.iter().flatten().any(|engine| engine.id == *id)
+        self.strangers.contains(id) || self.engines.iter().flatten().any(|engine| engine.id == *id)
     }
 
     fn meet(&mut self, id: Incarnation) {
@@ -60,9 +50,7 @@ impl Plane {
                     mark_refused(&ctl, reason);
                     self.emit(Event::EngineRefused { tag: None, reason });
                 }
-                if self.strangers.len() < MAX_STRANGERS {
-                    self.strangers.insert(id, Stranger { ctl, free_since: None });
-                }
+                self.strangers.keep(id, ctl);
             }
         }
     }
@@ -191,21 +179,7 @@ impl Plane {
                 self.bury(tag);
             }
         }
-        let dead: Vec<Incarnation> = self
-            .strangers
-            .iter_mut()
-            .filter_map(|(id, stranger)| has_been_free(&mut stranger.free_since, &stranger.ctl, now, grace).then_some(*id))
-            .collect();
-        for id in dead {
-            self.forget_stranger(&id);
-        }
-    }
-
-    fn forget_stranger(&mut self, id: &Incarnation) {
-        if let Some(stranger) = self.strangers.remove(id) {
-            // Gone already is as good.
-            let _ = std::fs::remove_file(stranger.ctl.path());
-        }
+        self.strangers.bury(now, grace);
     }
 
     /// The state first: a process that takes a lock byte from now on finds itself refused, and until it is quiescent and gone again it counts.
@@ -279,13 +253,4 @@ fn stored_fingerprint(record: &IncarnationRecord) -> Option<KeyMap> {
         chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
     }
     (fingerprint != [0; 32]).then(|| KeyMap::new(fingerprint))
-}
-
-/// True when no process has held a lock byte for `grace`. One that attaches meanwhile starts the time anew.
-fn has_been_free(free_since: &mut Option<u64>, ctl: &Ctl, now: u64, grace: u64) -> bool {
-    if ctl.is_held() {
-        *free_since = None;
-        return false;
-    }
-    now.saturating_sub(*free_since.get_or_insert(now)) >= grace
 }

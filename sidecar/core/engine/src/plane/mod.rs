@@ -18,6 +18,7 @@ mod recall;
 mod recycle;
 mod ring_ops;
 mod stats;
+mod strangers;
 mod tier;
 mod vacate;
 
@@ -30,7 +31,6 @@ use std::time::Duration;
 
 use crate::arena::{Arena, Slot, SlotState};
 use crate::clock;
-use crate::control::{Ctl, Incarnation};
 use crate::guard::GuardedRange;
 use crate::index::Index;
 use crate::key::Key16;
@@ -40,7 +40,9 @@ use crate::seqlock::{EntryValue, LIVE};
 use engine::Engine;
 pub use event::{Event, OUTCOMES, Outcome, TIER_DRAM, TIER_NVME};
 pub use open::{NvmeReport, OpenOptions, Report};
+use recycle::Recycling;
 pub use stats::{EngineStats, Hop, InvalidOp, Stats, TierStats};
+use strangers::Strangers;
 use tier::Tier;
 pub use tier::TierState;
 
@@ -63,23 +65,13 @@ pub struct Plane {
     incarnation: u64,
     strides: Vec<u64>,
     engines: Vec<Option<Engine>>,
-    /// Control files that never got a tag, kept open to see them die.
-    strangers: HashMap<Incarnation, Stranger>,
-    /// The unknown control file that was opened last.
-    met_last: Incarnation,
+    strangers: Strangers,
     events: VecDeque<Event>,
     /// How many of the events, at the front, tell what survived; they do not count as a backlog.
     adopted_left: usize,
     /// Every slot that holds or held a chunk until it is free again.
     resident: HashMap<u32, Resident>,
-    /// Unlinked in this batch, not yet under an epoch.
-    unlinked: Vec<u32>,
-    /// Under an epoch that not every engine has passed.
-    waiting: VecDeque<(u32, u64)>,
-    /// The epoch that the first of these waits for, and since when in nanoseconds.
-    blocked: Option<(u64, u64)>,
-    /// Passed; only a ticket can still hold them.
-    quiesced: Vec<u32>,
+    recycling: Recycling,
     quarantined: HashSet<u32>,
     gauges: Gauges,
     counters: stats::Counters,
@@ -95,12 +87,6 @@ struct Resident {
     length: u32,
     /// Where the index names it; an index of 2^32 entries would be 256 GiB.
     place: u32,
-}
-
-#[derive(Debug)]
-struct Stranger {
-    ctl: Ctl,
-    free_since: Option<u64>,
 }
 
 /// What the entries hold, kept in step with them.
@@ -340,7 +326,7 @@ impl Drop for Plane {
         self.tier.store = None;
         // Descriptors of living engines stay open: in a test, or any process that hosts both sides, closing one would end the engine's own locks.
         let engines = self.engines.drain(..).flatten().map(|engine| engine.ctl);
-        for ctl in engines.chain(self.strangers.drain().map(|(_, stranger)| stranger.ctl)) {
+        for ctl in engines.chain(self.strangers.take_all()) {
             if ctl.is_held() {
                 ctl.leak();
             }

@@ -33,6 +33,8 @@ use crate::layout::*;
 use crate::nvme::{NvmeConfig, NvmeStore};
 use crate::seqlock::{EntryValue, LIVE};
 
+use super::recycle::Recycling;
+use super::strangers::Strangers;
 use super::tier::{Tier, TierState};
 use super::{Event, Gauges, Plane, key_of, poll, stats, tiers_of};
 
@@ -129,15 +131,11 @@ impl Plane {
             incarnation,
             strides,
             engines: (0..MAX_INCARNATIONS).map(|_| None).collect(),
-            strangers: HashMap::new(),
-            met_last: [0; 16],
+            strangers: Strangers::default(),
             events: Default::default(),
             adopted_left: 0,
             resident: HashMap::new(),
-            unlinked: Vec::new(),
-            waiting: Default::default(),
-            blocked: None,
-            quiesced: Vec::new(),
+            recycling: Recycling::default(),
             quarantined: Default::default(),
             gauges: Gauges::default(),
             counters: stats::Counters::default(),
@@ -335,7 +333,7 @@ impl Plane {
             }
             (SlotState::Valid | SlotState::Recycling | SlotState::Leased | SlotState::Granting | SlotState::Recalling, _) => {
                 self.mark(slot, SlotState::Recycling, 0, class);
-                self.unlinked.push(slot);
+                self.recycling.unlink(slot);
                 self.report.requeued_slots += 1;
             }
         }

@@ -211,7 +211,7 @@ impl Plane {
             leases_out: self.engines.iter().flatten().map(|engine| engine.leases.len() as u64).sum(),
             open_tickets: self.engines.iter().flatten().map(|engine| engine.tickets.len() as u64).sum(),
             pinned_slots: self.pinned_slots().len() as u64,
-            recycling_slots: (self.waiting.len() + self.quiesced.len()) as u64,
+            recycling_slots: self.recycling.len() as u64,
             quarantined_slots: self.quarantined.len() as u64,
             reads_in_flight: self.tier.reads_in_flight() as u64,
             writes_in_flight: self.tier.writes_in_flight() as u64,
