@@ -205,7 +205,7 @@ class LeaseWanted:
 
 @final
 class Freed:
-    """count DRAM slots of a class are free again."""
+    """DRAM slots of a class are free again; count: those that an evicted chunk had."""
 
     class_id: Final[int]
     count: Final[int]
@@ -458,6 +458,7 @@ class Stats:
     oldest_ticket_seconds: Final[float]
     pinned_slots: Final[int]
     recycling_slots: Final[int]
+    taken_slots: Final[int]
     quarantined_slots: Final[int]
     reads_in_flight: Final[int]
     writes_in_flight: Final[int]

@@ -90,8 +90,9 @@ def _storage(reason: str, message: str) -> SidecarCondition:
 def _arena(report: _core.Report, stats: _core.Stats) -> list[SidecarCondition]:
     found = []
     asked, got = report.arena_bytes_asked, report.arena_bytes
-    # The core rounds down to 64 KiB.
-    if asked - got >= _core.MIN_STRIDE_BYTES:
+    # The core rounds down to 64 KiB, and did to an extent when it made arenas that are adopted now.
+    rounding = _core.EXTENT_BYTES if report.adopted else _core.MIN_STRIDE_BYTES
+    if asked - got >= rounding:
         found.append(degraded("ArenaSmallerThanAsked", f"the memory volume holds {got} of {asked} bytes"))
     if stats.fault_error:
         found.append(degraded("ArenaSmallerThanAsked", f"the arena cannot be backed by memory: {stats.fault_error}"))

@@ -55,9 +55,7 @@ def _alive(stats: _core.Stats) -> float:
 
 
 def _slots_taken(stats: _core.Stats) -> float:
-    # Of each class: what an extent that it could still draw would hold is in both, and so in neither of the difference.
-    dram = stats.tiers["dram"]
-    return float(dram.slots_total - dram.slots_free)
+    return float(stats.taken_slots)
 
 
 METRICS: tuple[Declared, ...] = (

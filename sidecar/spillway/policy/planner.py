@@ -55,6 +55,9 @@ KEEP_EXTENT_SECONDS = 60.0
 MAX_FORGOTTEN = 2048
 # Where it brought nothing, something in the extent was being read or written.
 SEARCH_AGAIN_SECONDS = 1.0
+# A class that got none of the extents that were vacated for it asks for no others so soon: what could not leave these, as the leases of
+# an engine that stands still, may lie in any.
+VACATE_AGAIN_SECONDS = 60.0
 
 
 class Room(Protocol):
@@ -147,6 +150,8 @@ class Planner:
         self._leaving: Counter[int] = Counter()
         self._search_at = self._vacate_at = self._patient_until = 0.0
         self._got_at: dict[int, float] = {}  # class -> when it was given an extent
+        self._receiving: dict[int, int] = {}  # class -> its slots before extents were vacated for it
+        self._totals: dict[int, int] = {}
         self._took_at: dict[tuple[int, int], float] = {}  # (tag, group) -> when its engine took or missed a lease
         self.dram_evictions = self.nvme_evictions = self.unwritten_evictions = 0
 
@@ -270,6 +275,7 @@ class Planner:
         if extents:
             self._patient_until = now + VACATE_SECONDS
             self._got_at[class_id] = now
+            self._receiving[class_id] = self._totals.get(class_id, 0)
         else:
             self._vacate_at = now + SEARCH_AGAIN_SECONDS
 
@@ -286,6 +292,7 @@ class Planner:
             waiting.setdefault(class_id, []).append(key)
         debts, excess = self._debts(rooms, accounts, now)
         for room in rooms:
+            self._end_vacate(room, now)
             free = room.dram_free - self._promote(room, waiting.get(room.class_id, ()), moves)
             owed = debts.get(room.class_id, [])
             self._grant(owed, free, moves)
@@ -431,6 +438,15 @@ class Planner:
             return 0
         moves.vacate.append(Donation(room.class_id, self._dram.victims(donor, DONOR_WINDOW), extents))
         return extents * per_extent
+
+    def _end_vacate(self, room: Room, now: float) -> None:
+        """Extents are on their way no more: they came, or stayed where they were."""
+        self._totals[room.class_id] = room.dram_total
+        if room.dram_to_come or room.class_id not in self._receiving:
+            return
+        if room.dram_total <= self._receiving.pop(room.class_id):
+            self._got_at.pop(room.class_id, None)
+            self._vacate_at = now + VACATE_AGAIN_SECONDS
 
     def _evict(self, room: Room, short: int, moves: Moves) -> None:
         if short > 0:

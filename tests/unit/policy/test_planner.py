@@ -21,6 +21,7 @@ from spillway.policy.planner import (
     MAX_WRITES,
     NVME,
     PROMOTION_SHARE,
+    VACATE_AGAIN_SECONDS,
     VACATE_SECONDS,
     WRITE_SHARE,
 )
@@ -353,6 +354,18 @@ def test_class_that_got_an_extent_keeps_it_for_a_while_if_an_engine_uses_it() ->
     assert subject.plan(rooms, both, KEEP_EXTENT_SECONDS - 1).vacate == []
     assert len(subject.plan(rooms, needy, KEEP_EXTENT_SECONDS - 1).vacate) == 1
     assert len(subject.plan(rooms, both, KEEP_EXTENT_SECONDS).vacate) == 1
+
+
+def test_a_class_whose_extents_never_came_does_not_eat_its_way_through_the_donor() -> None:
+    subject = with_a_class_that_was_used_before(200, 0)
+    rooms, account = [SomeRoom(0, dram_free=64), SomeRoom(1, dram_total=0)], [SomeAccount(0, class_id=1)]
+    assert len(subject.plan(rooms, account, 0).vacate) == 1
+    subject.vacating(1, 1, 0)
+    assert subject.plan([rooms[0], replace(rooms[1], dram_to_come=PER_EXTENT)], account, 5).vacate == []
+    # Something in it could not leave, so it stayed where it was.
+    assert subject.plan(rooms, account, 10).vacate == []
+    assert subject.plan(rooms, account, 10 + VACATE_AGAIN_SECONDS - 1).vacate == []
+    assert len(subject.plan(rooms, account, 10 + VACATE_AGAIN_SECONDS).vacate) == 1
 
 
 def test_an_extent_that_cannot_be_vacated_is_not_asked_for_at_every_turn() -> None:

@@ -22,7 +22,7 @@ pub const RECALL: u32 = 2;
 pub struct Stated {
     /// The oldest ABI that works with the writer.
     pub oldest: u32,
-    /// The writer's own. Files of ABI 1 have zero here, and say the same by `oldest`.
+    /// The writer's own. Whoever knew of no second word left zero here, and counts as ABI 1 whatever it calls itself.
     pub own: u32,
 }
 
@@ -40,7 +40,10 @@ impl Stated {
     /// Each word once, as the other side can change them.
     fn load(oldest: &AtomicU32, own: &AtomicU32) -> Self {
         let oldest = oldest.load(Ordering::Relaxed);
-        Self { oldest, own: own.load(Ordering::Relaxed).max(oldest) }
+        match own.load(Ordering::Relaxed) {
+            0 => Self { oldest, own: oldest.min(1) },
+            own => Self { oldest, own: own.max(oldest) },
+        }
     }
 
     /// The ABI that this build and the writer both keep to; None: they do not work together.

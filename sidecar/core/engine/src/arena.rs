@@ -401,6 +401,14 @@ impl Arena {
         true
     }
 
+    /// Slots of a class that are not free, those of extents being vacated included.
+    pub fn slots_taken(&self, class: u8, stride: u64) -> u64 {
+        let taken = |at: &usize| u64::from(self.extents[*at].slots) - self.extents[*at].free.len() as u64;
+        let vacated: u64 = self.vacated.keys().filter(|at| self.extents[**at].class == Some(class)).map(taken).sum();
+        let (free, total) = self.slots(class, stride);
+        total - free + vacated
+    }
+
     /// (free, total) slots of a class, those of extents it could still draw included and those of extents being vacated not.
     pub fn slots(&self, class: u8, stride: u64) -> (u64, u64) {
         let mut sum = (0, 0);

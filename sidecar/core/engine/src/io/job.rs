@@ -125,7 +125,9 @@ impl Queues {
                 Verdict::Skip => {}
                 Verdict::Take => {
                     let job = queue.pop_front()?;
-                    self.scan_next = urgency == Urgency::Write;
+                    if matches!(urgency, Urgency::Write | Urgency::Scan) {
+                        self.scan_next = urgency == Urgency::Write;
+                    }
                     return Some((urgency, job));
                 }
             }

@@ -72,6 +72,11 @@ pub(crate) trait Rung: Send + std::fmt::Debug {
         None
     }
 
+    /// Bytes that it may have given the device before an I/O: that I/O takes as much longer.
+    fn in_flight_bytes(&self) -> u64 {
+        0
+    }
+
     /// Two pages that it can move as it moves slots.
     fn proof_pages(&mut self) -> &mut PageBuffer;
 

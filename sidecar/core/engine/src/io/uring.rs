@@ -109,6 +109,10 @@ impl Rung for Uring {
         &self.desk
     }
 
+    fn in_flight_bytes(&self) -> u64 {
+        IN_FLIGHT_BYTES as u64
+    }
+
     fn kind(&self) -> RungKind {
         if self.registered && lock(&self.common.fallen).is_none() { RungKind::RegisteredUring } else { RungKind::Uring }
     }
@@ -222,6 +226,7 @@ struct Load {
     slots: usize,
     bytes: usize,
     writes: usize,
+    write_bytes: usize,
     scans: usize,
 }
 
@@ -232,11 +237,16 @@ impl Load {
         match urgency {
             Urgency::Upkeep => Verdict::Skip,
             Urgency::Scan if self.scans < SCAN_DEPTH => Verdict::Take,
-            Urgency::Write if has_room && self.writes < BACKGROUND_DEPTH => Verdict::Take,
+            Urgency::Write if has_room && self.leaves_room_for_reads(bytes) => Verdict::Take,
             Urgency::Scan | Urgency::Write => Verdict::Skip,
             Urgency::Demand | Urgency::Promotion if has_room => Verdict::Take,
             Urgency::Demand | Urgency::Promotion => Verdict::Hold,
         }
+    }
+
+    /// Of slots and of bytes, whichever are scarcer.
+    fn leaves_room_for_reads(&self, bytes: usize) -> bool {
+        self.writes < BACKGROUND_DEPTH && (self.writes == 0 || self.write_bytes + bytes <= IN_FLIGHT_BYTES / DEPTH * BACKGROUND_DEPTH)
     }
 
     fn change(&mut self, urgency: Urgency, bytes: usize, by: fn(usize, usize) -> usize) {
@@ -246,7 +256,10 @@ impl Load {
         }
         self.slots = by(self.slots, 1);
         self.bytes = by(self.bytes, bytes);
-        self.writes = by(self.writes, usize::from(urgency == Urgency::Write));
+        if urgency == Urgency::Write {
+            self.writes = by(self.writes, 1);
+            self.write_bytes = by(self.write_bytes, bytes);
+        }
     }
 }
 
@@ -283,14 +296,15 @@ unsafe impl<T: Send + Sync> Send for Worker<T> {}
 impl<T: Transform> Worker<T> {
     fn run(&mut self) {
         loop {
-            self.register_backed();
             let is_over = self.begin_jobs();
+            // Behind what can begin: pinning an extent takes milliseconds, and all of a successor's arena is backed at once.
+            let has_more = self.register_extent();
             if is_over && self.jobs.is_empty() && self.finished.is_empty() {
                 return self.let_go();
             }
             self.arm_wake();
             // With results in hand the next I/Os start first: the device works while this thread digests.
-            let wanted = usize::from(self.finished.is_empty());
+            let wanted = usize::from(self.finished.is_empty() && !has_more);
             match self.ring.submit_and_wait(wanted) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => thread::sleep(PAUSE),
                 _ => {}
@@ -309,23 +323,26 @@ impl<T: Transform> Worker<T> {
         }
     }
 
-    /// What was backed since the last time. A refusal is final: pinned memory is limited (RLIMIT_MEMLOCK), and I/O works without.
-    fn register_backed(&mut self) {
+    /// Of what was backed since the last time, one extent; whether there is more. A refusal is final: pinned memory is limited
+    /// (RLIMIT_MEMLOCK), and I/O works without.
+    fn register_extent(&mut self) -> bool {
         let len = self.common.backed.1.load(Ordering::Acquire);
         let base = self.common.backed.0.load(Ordering::Relaxed);
         if !self.registered || len <= self.memory.arena_bytes || lock(&self.common.fallen).is_some() {
-            return;
+            return false;
         }
         // A slot lies in one extent.
         let end = len / EXTENT_BYTES as usize * EXTENT_BYTES as usize;
-        while self.memory.arena_bytes < end {
-            if let Err(error) = self.memory.add(&self.ring, base + self.memory.arena_bytes, EXTENT_BYTES as usize) {
-                let why = format!("registering the arena, {} MiB of {} MiB done: {error}", self.memory.arena_bytes >> 20, len >> 20);
-                *lock(&self.common.fallen) = Some(Refusal { rung: RungKind::RegisteredUring, why });
-                return;
-            }
-            self.memory.arena_bytes += EXTENT_BYTES as usize;
+        if self.memory.arena_bytes >= end {
+            return false;
         }
+        if let Err(error) = self.memory.add(&self.ring, base + self.memory.arena_bytes, EXTENT_BYTES as usize) {
+            let why = format!("registering the arena, {} MiB of {} MiB done: {error}", self.memory.arena_bytes >> 20, len >> 20);
+            *lock(&self.common.fallen) = Some(Refusal { rung: RungKind::RegisteredUring, why });
+            return false;
+        }
+        self.memory.arena_bytes += EXTENT_BYTES as usize;
+        self.memory.arena_bytes < end
     }
 
     /// True when nothing will ever be queued again.

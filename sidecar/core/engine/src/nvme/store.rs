@@ -324,9 +324,10 @@ impl NvmeStore {
             self.ring_if_ready();
             return;
         }
+        let ahead = self.rung.in_flight_bytes();
         let allowance = match &pending {
-            Pending::Read { len, .. } => self.breaker.read_allowance(*len),
-            Pending::Write { len, .. } => self.breaker.write_allowance(*len),
+            Pending::Read { len, .. } => self.breaker.read_allowance(*len + ahead),
+            Pending::Write { len, .. } => self.breaker.write_allowance(*len + ahead),
             Pending::Scan { slots } => self.breaker.read_allowance(0) * slots.len() as u32,
             Pending::Quarantine { .. } | Pending::Probe => self.breaker.write_allowance(PAGE_BYTES),
             Pending::Format { .. } | Pending::Sync => self.breaker.sync_allowance(),

@@ -164,6 +164,14 @@ impl Plane {
         }
     }
 
+    /// Slots of a class that are not free, those in extents being vacated included.
+    pub fn dram_slots_taken(&self, class: u8) -> u64 {
+        match self.stride_of_class(class) {
+            0 => 0,
+            stride => self.arena.slots_taken(class, stride),
+        }
+    }
+
     /// Tier bits per key; 0: unknown.
     pub fn tiers(&self, keys: &[Key16]) -> Vec<u8> {
         keys.iter().map(|key| self.index.find(*key).map_or(0, |(_, value)| tiers_of(&value))).collect()
@@ -255,7 +263,7 @@ impl Plane {
         self.mark(slot, SlotState::Free, 0, class);
         self.resident.remove(&slot);
         self.arena.put_back(&self.index, slot);
-        self.due.freed[class as usize] += 1;
+        self.due.freed[class as usize] = true;
     }
 
     /// Insert an entry for a key that has none; false when its window is full.

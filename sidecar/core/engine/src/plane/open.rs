@@ -341,18 +341,23 @@ impl Plane {
 
     /// Tell what survived, least recently used first.
     fn tell_adopted(&mut self) {
-        let mut survivors = Vec::new();
-        for place in 0..self.index.entry_count() {
+        let places = 0..self.index.entry_count();
+        let live = places.clone().filter(|place| self.index.entry(*place).copy().state == LIVE).count();
+        // Of exactly that size, and of each chunk its place alone: millions survive, and the heap is capped.
+        let mut survivors: Vec<(u32, u32)> = Vec::with_capacity(live);
+        for place in places {
             let value = self.index.entry(place).copy();
             if value.state == LIVE {
                 self.gauges.add(&value);
-                survivors.push((self.index.entry(place).last_use.load(Ordering::Relaxed), value));
+                survivors.push((self.index.entry(place).last_use.load(Ordering::Relaxed), place as u32));
             }
         }
-        survivors.sort_unstable_by_key(|(last_use, _)| *last_use);
+        survivors.sort_unstable();
         self.report.adopted_chunks = survivors.len() as u64;
         self.adopted_left = survivors.len();
-        for (last_use, value) in survivors {
+        self.events.reserve_exact(survivors.len());
+        for (last_use, place) in survivors {
+            let value = self.index.entry(place as _).copy();
             self.emit(Event::Adopted { key: key_of(&value), class: value.class, tiers: tiers_of(&value), last_use });
         }
     }

@@ -28,13 +28,23 @@ pub(super) struct Due {
     pub rang: bool,
     /// An entry became hit or miss.
     pub progress: bool,
-    /// Slots freed per class.
-    pub freed: [u64; MAX_CLASSES],
+    /// Per class: a slot became free, however.
+    pub freed: [bool; MAX_CLASSES],
+    /// Those of them that a chunk had left.
+    pub evicted: [u64; MAX_CLASSES],
 }
 
 impl Default for Due {
     fn default() -> Self {
-        Self { liveness_at: 0, quarantine_at: 0, newcomers_at: 0, rang: false, progress: false, freed: [0; MAX_CLASSES] }
+        Self {
+            liveness_at: 0,
+            quarantine_at: 0,
+            newcomers_at: 0,
+            rang: false,
+            progress: false,
+            freed: [false; MAX_CLASSES],
+            evicted: [0; MAX_CLASSES],
+        }
     }
 }
 
@@ -53,8 +63,15 @@ impl Plane {
             }
         }
         let count = self.events.len().min(max_events);
-        self.adopted_left = self.adopted_left.saturating_sub(count);
-        self.events.drain(..count).collect()
+        let told = self.events.drain(..count).collect();
+        if self.adopted_left > 0 {
+            self.adopted_left = self.adopted_left.saturating_sub(count);
+            if self.adopted_left == 0 {
+                // As long as all that survived, and never again.
+                self.events.shrink_to(super::ring_ops::MAX_EVENTS_WAITING);
+            }
+        }
+        told
     }
 
     /// One round of everything that is due; true when a ring still holds operations.
@@ -109,8 +126,8 @@ impl Plane {
             self.index.bump_progress();
         }
         for class in 0..MAX_CLASSES {
-            let count = std::mem::take(&mut self.due.freed[class]);
-            if count > 0 {
+            let count = std::mem::take(&mut self.due.evicted[class]);
+            if std::mem::take(&mut self.due.freed[class]) {
                 self.emit(Event::Freed { class: class as u8, count });
             }
         }

@@ -19,8 +19,11 @@ impl Plane {
 
     /// None: the engine was there first.
     fn try_recall(&mut self, tag: u8, group: usize, count: u64) -> Option<u64> {
-        let Some(engine) =
-            self.engines.get(tag as usize).and_then(Option::as_ref).filter(|engine| !engine.is_poisoned() && engine.can_be_recalled_from())
+        let Some(engine) = self
+            .engines
+            .get(tag as usize)
+            .and_then(Option::as_ref)
+            .filter(|engine| !engine.faulted && !engine.is_poisoned() && engine.can_be_recalled_from())
         else {
             return Some(0);
         };

@@ -127,6 +127,7 @@ impl Plane {
         if self.recycling.has_quiesced() {
             let pinned = self.pinned_slots();
             for slot in self.recycling.take_free(&pinned) {
+                self.due.evicted[self.class_of_slot(slot) as usize] += 1;
                 self.free_slot(slot);
             }
         }

@@ -19,7 +19,7 @@ const OPS_PER_PASS: usize = 512;
 /// Payload hashed for one engine per pass: about 10 ms.
 const BYTES_PER_PASS: u64 = 256 << 20;
 /// With this many events waiting for Python the rings are left alone: they then fill, and engines see that.
-const MAX_EVENTS_WAITING: usize = 1 << 16;
+pub(super) const MAX_EVENTS_WAITING: usize = 1 << 16;
 
 type Judged<T> = std::result::Result<T, InvalidOp>;
 
