@@ -99,7 +99,8 @@ def _sidecar() -> list[Entry]:
 def declared_in(module: ModuleType) -> list[MetricWrapperBase]:
     """The metrics that a module declares, by name or as parts of what it declares."""
     parts = [part for value in vars(module).values() for part in _parts(value)]
-    return [part for part in parts if isinstance(part, MetricWrapperBase)]
+    # Once each: a loop of the module may have left a name of its own on one.
+    return list(dict.fromkeys(part for part in parts if isinstance(part, MetricWrapperBase)))
 
 
 def _registered(process: str, module: ModuleType, values: dict[str, tuple[str, ...]]) -> list[Entry]:

@@ -23,7 +23,7 @@ prometheus_found() { { command -v prometheus && command -v promtool; } >/dev/nul
 if [ -x .venv/bin/python ] && prometheus_found && [ "$(cat $STAMP 2>/dev/null)" = "$current" ] && .venv/bin/python -c 'import spillway._core' 2>/dev/null; then exit 0; fi
 
 missing=()
-for pair in git:git curl:curl make:make cc:build-essential python3:python3 openssl:openssl column:bsdextrautils; do
+for pair in git:git curl:curl make:make cc:build-essential python3:python3 openssl:openssl column:bsdextrautils jq:jq; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -21,5 +21,5 @@ uv pip freeze --python "$ENVIRONMENT" >"$ENVIRONMENT/frozen.txt"
 # What only the tests need is as new as ever; that an old release uses what is deprecated by now is no failure.
 uv pip install --quiet --python "$ENVIRONMENT" -c "$ENVIRONMENT/frozen.txt" \
   pytest pytest-asyncio hypothesis jsonschema cel-python typer rich httpx xxhash numpy
-PYTHONPATH=operator:sidecar "$ENVIRONMENT/bin/python" -m pytest -q -m "not cluster" -W default::DeprecationWarning "$@" \
+PYTHONPATH=operator:sidecar "$ENVIRONMENT/bin/python" -m pytest -q -m "not cluster" -W default::DeprecationWarning -W default::pytest.PytestUnraisableExceptionWarning "$@" \
   tests/unit/{api,controller,injection,kube,resources,webhook,policy} tests/unit/daemon/test_{conditions,http,steps}.py

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from kubernetes import client, watch
+from urllib3.exceptions import HTTPError
 
 from tests.e2e.kit.kube import Kube
 from tests.e2e.kit.manifests import make_namespace, make_pool
@@ -60,17 +61,26 @@ def counted_writes(kube: Kube, namespace: str) -> Iterator[Callable[[], int]]:
 
     def follow() -> None:
         custom = client.CustomObjectsApi(kube.api)
-        for event in stream.stream(
-            custom.list_namespaced_custom_object, "spillway.dev", "v1alpha1", namespace, "kvcachepools", timeout_seconds=1200
-        ):  # fmt: skip
-            status = event["object"].get("status") or {}
-            if status != seen[-1]:
-                seen.append(status)
+        watched = ("spillway.dev", "v1alpha1", namespace, "kvcachepools")
+        # It is stopped by cutting its stream.
+        with suppress(HTTPError):
+            for event in stream.stream(custom.list_namespaced_custom_object, *watched, timeout_seconds=1200):
+                status = event["object"].get("status") or {}
+                if status != seen[-1]:
+                    seen.append(status)
 
     following = threading.Thread(target=follow, daemon=True)
     following.start()
-    yield lambda: len(seen) - 1
-    stream.stop()
+
+    def count() -> int:
+        assert following.is_alive(), "the watch ended before its time"
+        return len(seen) - 1
+
+    try:
+        yield count
+    finally:
+        stream.stop()
+        following.join(10)
 
 
 def test_rollout_of_500_pods_costs_fewer_than_20_status_writes(kube: Kube, clean_namespace: str) -> None:
@@ -83,6 +93,10 @@ def test_rollout_of_500_pods_costs_fewer_than_20_status_writes(kube: Kube, clean
     def whole() -> bool:
         return (counts().get("labelled"), counts().get("ready")) == (PODS, PODS)
 
+    def is_rolled() -> bool:
+        members = (kube.pool(clean_namespace).get("status") or {}).get("members") or []
+        return all(member["pod"].startswith("chat-1-") for member in members)
+
     with ThreadPoolExecutor(8) as executor:
         for act in (pods.create, pods.start):
             list(executor.map(act, [f"chat-0-{number}" for number in range(PODS)]))
@@ -92,7 +106,7 @@ def test_rollout_of_500_pods_costs_fewer_than_20_status_writes(kube: Kube, clean
                 batch = range(first, first + AT_ONCE)
                 for act, generation in ((pods.create, 1), (pods.start, 1), (pods.delete, 0)):
                     list(executor.map(act, [f"chat-{generation}-{number}" for number in batch]))
-            wait_for("the pool to count the new pods", whole, 180)
+            wait_for("the pool to count the new pods", lambda: whole() and is_rolled(), 180)
             ready = kube.condition(clean_namespace, "Ready")
             assert ready is not None
             assert ready["status"] == "True"

@@ -84,15 +84,22 @@ def forget_containers(paths: Paths, processes: Processes) -> None:
 
 def _remove_outside_state(paths: Paths) -> None:
     """What runc and CNI keep of our containers below folders that all of this machine's share."""
-    for container in paths.containers():
+    containers = paths.containers()
+    for container in containers:
         shutil.rmtree(_RUNC / container, ignore_errors=True)
     for result in _CNI_RESULTS.glob("*"):
         # A sandbox that was ended in the middle of its removal has no bundle any more; its network namespace lay in our state.
-        if str(paths.state) in result.read_text(errors="replace") or any(
-            one in result.name for one in paths.containers()
-        ):
+        if any(one in result.name for one in containers) or str(paths.state) in _text_of(result):
             result.unlink(missing_ok=True)
     shutil.rmtree(paths.bundles, ignore_errors=True)
+
+
+def _text_of(path: Path) -> str:
+    """Empty for a file that is gone: other clusters' come and go beside ours."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _kill_stragglers(paths: Paths, addresses: Addresses) -> None:

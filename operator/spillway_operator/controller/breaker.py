@@ -67,6 +67,8 @@ def decide_injection(
     tried = [failure for failure in failures if failure.began >= before.since - LATE]
     if before.state == "Probing" and tried:
         return _open(tried[0], revision, now)
+    if before.state == "Probing" and not pods:
+        return before  # the trial is still there for whoever comes
     # Nobody came, or who came waits for something else: another one may try.
     return _move(before, "Probing", now) if now - before.since >= TRY_AFTER else before
 
@@ -75,7 +77,10 @@ def next_try_seconds(status: InjectionStatus | None, now: datetime) -> float | N
     """When time alone changes the breaker, in seconds from now; None where it does not."""
     if status is None or status.state == "Closed":
         return None
-    return max(0.0, (status.since + TRY_AFTER - now).total_seconds()) + 1.0
+    left_seconds = (status.since + TRY_AFTER - now).total_seconds()
+    if status.state == "Probing" and left_seconds < 0:
+        return None  # there is no pod; one that comes is an event
+    return max(0.0, left_seconds) + 1.0
 
 
 def _open(failure: Failure, revision: str, now: datetime) -> InjectionStatus:

@@ -41,8 +41,12 @@ def count_outdated_pods(observed: Observed) -> int:
 
 
 def count_open_breakers(observed: Observed) -> int:
-    """Pools whose injection breaker is open or tries a pod."""
-    states = [(_status(observed, key).get("injection") or {}).get("state", CLOSED) for key in observed.pools()]
+    """Pools with pods whose injection breaker is open or tries one. Without pods there is nobody to try and nothing to mend."""
+    states = [
+        (_status(observed, key).get("injection") or {}).get("state", CLOSED)
+        for key in observed.pools()
+        if any(pod.live for pod in observed.pods(key))
+    ]
     return sum(state != CLOSED for state in states)
 
 

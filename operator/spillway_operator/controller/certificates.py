@@ -142,7 +142,9 @@ async def ensure_webhook_trust(
         log.warning("webhook configuration is missing, pods start without a sidecar", name=configuration)
     ca_secret = await api.get(SECRETS, CA_SECRET, namespace)
     authority = renew_authority(_parse_authority(ca_secret), now)
-    if _decode(ca_secret) != _render_authority(authority):
+    # What another manager added to the Secret is not ours to remove, and no reason to write again.
+    held = _decode(ca_secret)
+    if any(held.get(name) != value for name, value in _render_authority(authority).items()):
         await api.apply(_build_ca_secret(authority, namespace), SECRETS, FieldManager.CERTIFICATES)
         log.info("webhook CA written", namespace=namespace)
     secret = await api.get(SECRETS, SERVING_SECRET, namespace)

@@ -156,7 +156,8 @@ class MemberReader:
 
     async def _read(self, session: aiohttp.ClientSession, pod: PodView) -> None:
         report = await read_member(session, pod, self._signer)
-        if report is not None:
+        # A pod that left meanwhile would be kept for ever.
+        if report is not None and pod.uid in self._pods:
             self.take(pod, Observation(report, datetime.now(UTC)))
 
     def take(self, pod: PodView, observation: Observation) -> None:

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from spillway_operator.api import names
 from spillway_operator.injection import Pod
@@ -24,24 +27,44 @@ BUDGET_SHARE = 0.3
 # Reviews that may ask at one time, each with two questions at most. A rollout creates hundreds of pods in a second: a slow API server
 # is not asked about all of them at once, and of the connections (64) enough are left for reads and watches.
 ASKING_REVIEWS = 16
+# Of them those of one namespace: its own slow webhooks must not cost other namespaces their answer.
+ASKING_OF_A_NAMESPACE = 8
 # The API server cuts what it is asked to generate a name from.
 _LONGEST_PREFIX = 58
 # What a stored object has and a new one must not, or need not.
 _STORED = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink", "generation")
 
 
+class Turns:
+    """Whose review may ask: a namespace's turn first, so that whoever waits for it holds nobody else's."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(ASKING_REVIEWS)
+        # Kept by who asks or waits.
+        self._of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def of(self, namespace: str) -> AsyncIterator[None]:
+        """A turn, for as long as the context."""
+        own = self._of.get(namespace)
+        if own is None:
+            self._of[namespace] = own = asyncio.Semaphore(ASKING_OF_A_NAMESPACE)
+        async with own, self._all:
+            yield
+
+
 async def find_refusal(
-    api: ApiReader, asking: asyncio.Semaphore, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
+    api: ApiReader, turns: Turns, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float
 ) -> str | None:
     """The API server's own words where it refuses `injected`, or a claim that it brings, and not `plain`; else None.
 
-    None also where it cannot be told within the budget, of which the wait for a turn of `asking` is a part: an API server that
+    None also where it cannot be told within the budget, of which the wait for a turn is a part: an API server that
     has no time to answer has no time for every pod to be held up, and the static rules have been asked.
     """
     started = time.monotonic()
     answer = "unasked"
     try:
-        async with asyncio.timeout(budget_seconds), asking:
+        async with asyncio.timeout(budget_seconds), turns.of(namespace):
             answer = "undecided"
             refusal = await _difference(api, namespace, injected, plain)
     except (ApiError, TimeoutError):
@@ -53,12 +76,10 @@ async def find_refusal(
     return refusal
 
 
-async def is_admitted(
-    api: ApiReader, asking: asyncio.Semaphore, namespace: str, injected: Pod, *, budget_seconds: float
-) -> bool:
+async def is_admitted(api: ApiReader, turns: Turns, namespace: str, injected: Pod, *, budget_seconds: float) -> bool:
     """Whether the API server takes `injected` and the claims that it brings. What it does not say in time is no."""
     try:
-        async with asyncio.timeout(budget_seconds), asking:
+        async with asyncio.timeout(budget_seconds), turns.of(namespace):
             return not any(answer is not None for _, answer in await _ask(api, namespace, injected))
     except (ApiError, TimeoutError):
         return False

@@ -19,7 +19,7 @@ from spillway_operator.kube.cache import WatchCache
 from spillway_operator.kube.errors import ApiError
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.kube.resources import LIMIT_RANGES, NAMESPACES, POOLS, Manifest
-from spillway_operator.webhook.admissible import ASKING_REVIEWS, find_refusal, is_admitted
+from spillway_operator.webhook.admissible import Turns, find_refusal, is_admitted
 from spillway_operator.webhook.files import StatusKeys
 from spillway_operator.webhook.metrics import LIVE_READS, WATCHES
 from spillway_operator.webhook.settings import WebhookSettings
@@ -73,7 +73,7 @@ class Cluster:
         self._api = api
         self._settings = settings
         self._keys = keys
-        self._asking = asyncio.Semaphore(ASKING_REVIEWS)
+        self._turns = Turns()
         self._pools = WatchCache(POOLS, _project_pool, WATCHES)
         self._namespaces = WatchCache(NAMESPACES, _project_namespace, WATCHES)
         self._limit_ranges = WatchCache(LIMIT_RANGES, _project_limits, WATCHES)
@@ -109,12 +109,12 @@ class Cluster:
 
     async def find_refusal(self, namespace: str, injected: Pod, plain: Pod, *, budget_seconds: float) -> str | None:
         """The API server's words where it refuses the injected pod and not the plain one, and says so in time."""
-        return await find_refusal(self._api, self._asking, namespace, injected, plain, budget_seconds=budget_seconds)
+        return await find_refusal(self._api, self._turns, namespace, injected, plain, budget_seconds=budget_seconds)
 
     async def is_admitted(self, namespace: str, injected: Pod, spent_seconds: float, *, budget_seconds: float) -> bool:
         """Whether the API server says, in what `spent_seconds` left of the budget, that it takes the injected pod."""
         left_seconds = budget_seconds - spent_seconds
-        return await is_admitted(self._api, self._asking, namespace, injected, budget_seconds=left_seconds)
+        return await is_admitted(self._api, self._turns, namespace, injected, budget_seconds=left_seconds)
 
     async def _pool(self, namespace: str, name: str) -> KnownPool:
         known = self._pools.find(name, namespace)

@@ -177,7 +177,7 @@ class Engine:
         script = (
             "import os, signal\n"
             "for entry in os.listdir('/proc'):\n"
-            "    if entry.isdigit() and entry != '1':\n"
+            "    if entry.isdigit() and int(entry) not in (1, os.getpid()):\n"
             "        line = open(f'/proc/{entry}/cmdline').read()\n"
             f"        if 'spillway.daemon' in line: os.kill(int(entry), signal.{signal_name}); print('killed', entry)\n"
         )

@@ -13,7 +13,7 @@ PREPARED_GROUP = 65532
 # One for each namespace whose pools lie on a disk, of its name, and the one that stands for the demo's.
 NAMESPACES = (
     "e2e-bench-ttft", "e2e-conditions", "e2e-control-plane", "e2e-damage", "e2e-first-pool", "e2e-rights",
-    "e2e-sidecar-faults", "e2e-skips", "e2e-uninstall", "e2e-volume-kinds", "e2e-quickstart",
+    "e2e-runbooks", "e2e-sidecar-faults", "e2e-skips", "e2e-uninstall", "e2e-volume-kinds", "e2e-quickstart",
 )  # fmt: skip
 NOT_PREPARED = ROOT / "not-prepared"
 LISTED = tuple(map(str, (NOT_PREPARED, *(ROOT / name for name in NAMESPACES))))

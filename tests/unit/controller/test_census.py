@@ -50,7 +50,8 @@ def test_pods_of_another_revision_are_outdated_once_the_pool_has_one() -> None:
 
 @pytest.mark.parametrize(("state", "expected"), [("Open", 1), ("Probing", 1), ("Closed", 0)])
 def test_a_breaker_that_is_not_closed_is_open(state: str, expected: int) -> None:
-    assert count_open_breakers(observe(injection={"state": state})) == expected
+    assert count_open_breakers(observe(pod("plain", injected=False), injection={"state": state})) == expected
+    assert count_open_breakers(observe(injection={"state": state})) == 0, "without pods there is nothing to mend"
 
 
 def test_pools_are_counted_by_condition() -> None:

@@ -20,7 +20,7 @@ from spillway_operator.webhook import metrics as webhook_metrics
 from dashboards import BOARDS, Board, render
 from tests.unit.observability.prometheus_server import PrometheusServer, Target
 from tests.unit.observability.rules import ALERTS, CHART, rendered, unknown_metrics
-from tests.unit.observability.sidecar import ServedSidecar
+from tests.unit.observability.sidecar import ServedSidecar, wait_for
 from tools.metric_catalogue import catalogue
 
 # What Grafana puts in: all clusters, where Prometheus adds no such label, and one pool.
@@ -112,9 +112,13 @@ def test_a_query_of_what_is_not_there_would_be_noticed(prometheus: PrometheusSer
 def test_every_rule_of_the_chart_is_evaluated(prometheus: PrometheusServer) -> None:
     rules = prometheus.rules()
     assert {rule["name"] for rule in rules} >= set(ALERTS)
-    assert [rule for rule in rules if rule["health"] != "ok"] == []
-    (leaderless,) = [rule for rule in rules if rule["name"] == "SpillwayOperatorWithoutLeader"]
-    assert [alert["state"] for alert in leaderless["alerts"]] == ["pending"]
+
+    def pending() -> bool:
+        (leaderless,) = [rule for rule in prometheus.rules() if rule["name"] == "SpillwayOperatorWithoutLeader"]
+        return [alert["state"] for alert in leaderless["alerts"]] == ["pending"]
+
+    wait_for("an alert to be pending, as no operator leads", pending)
+    assert [rule for rule in prometheus.rules() if rule["health"] != "ok"] == []
 
 
 def test_legends_name_labels_that_the_query_leaves(prometheus: PrometheusServer) -> None:

@@ -15,7 +15,7 @@ from spillway_operator.api import Allowed, names, parse_pool
 from spillway_operator.injection import Facts, Pod, inject
 from spillway_operator.kube.access import Access
 from spillway_operator.kube.reader import ApiReader
-from spillway_operator.webhook.admissible import find_refusal, is_admitted
+from spillway_operator.webhook.admissible import ASKING_OF_A_NAMESPACE, Turns, find_refusal, is_admitted
 from spillway_operator.webhook.metrics import REGISTRY
 
 NAMESPACE = "team-a"
@@ -88,7 +88,7 @@ def counted(answer: str) -> float:
 
 
 async def ask(api: ApiReader, volume: dict[str, Any] | None = None, budget_seconds: float = 10.0) -> str | None:
-    return await find_refusal(api, asyncio.Semaphore(), NAMESPACE, *injected_pod(volume), budget_seconds=budget_seconds)
+    return await find_refusal(api, Turns(), NAMESPACE, *injected_pod(volume), budget_seconds=budget_seconds)
 
 
 async def test_admissible_pod_costs_one_question(api: ApiReader, verdicts: Verdicts) -> None:
@@ -147,7 +147,7 @@ async def test_only_a_yes_in_time_is_one(api: ApiReader, verdicts: Verdicts) -> 
     injected, _ = injected_pod({"type": "Ephemeral"})
 
     async def admitted(budget_seconds: float = 10.0) -> bool:
-        return await is_admitted(api, asyncio.Semaphore(1), NAMESPACE, injected, budget_seconds=budget_seconds)
+        return await is_admitted(api, Turns(), NAMESPACE, injected, budget_seconds=budget_seconds)
 
     assert await admitted()
     for no in (
@@ -165,3 +165,20 @@ async def test_only_a_yes_in_time_is_one(api: ApiReader, verdicts: Verdicts) -> 
     assert not await admitted(0.05)
     assert not await admitted(-1.0), "nothing is left of the time"
     verdicts.stands_still.set()
+
+
+async def test_a_namespace_that_takes_all_its_turns_leaves_others_theirs() -> None:
+    turns, taken = Turns(), asyncio.Semaphore(0)
+
+    async def hold() -> None:
+        async with turns.of("slow"):
+            taken.release()
+            await asyncio.Event().wait()
+
+    holding = [asyncio.create_task(hold()) for _ in range(3 * ASKING_OF_A_NAMESPACE)]
+    for _ in range(ASKING_OF_A_NAMESPACE):
+        await taken.acquire()
+    async with asyncio.timeout(10), turns.of("other"):
+        assert taken.locked(), "no more of them than the namespace has turns"
+    for task in holding:
+        task.cancel()

@@ -18,7 +18,7 @@ from spillway_operator.injection import Facts, Pod
 from spillway_operator.kube.access import Access
 from spillway_operator.kube.reader import ApiReader
 from spillway_operator.stalls import watch_stalls
-from spillway_operator.webhook.admissible import ASKING_REVIEWS, find_refusal
+from spillway_operator.webhook.admissible import ASKING_OF_A_NAMESPACE, Turns, find_refusal
 from spillway_operator.webhook.metrics import REGISTRY
 from spillway_operator.webhook.review import answer
 from spillway_operator.webhook.trials import Trials
@@ -79,8 +79,7 @@ async def test_burst_costs_no_pod_its_time_and_leaves_the_api_server_room(api: A
     async def gather(_namespace: str, _pool: str) -> Facts:
         return Facts(pool=POOL, allowed=Allowed("registry.example/sidecar:1"))
 
-    asking = asyncio.Semaphore(ASKING_REVIEWS)
-    ask = partial(find_refusal, api, asking, budget_seconds=BUDGET_SECONDS)
+    ask = partial(find_refusal, api, Turns(), budget_seconds=BUDGET_SECONDS)
 
     async def is_admitted(_namespace: str, _pod: Pod, _spent_seconds: float) -> bool:
         raise AssertionError("asked about a pod that nobody refused")
@@ -104,7 +103,7 @@ async def test_burst_costs_no_pod_its_time_and_leaves_the_api_server_room(api: A
     # What the loop itself stood still for is the machine's, where 200 reviews share a busy CPU.
     assert longest < BUDGET_SECONDS + 0.5 + sum(stalls)
     assert not any(skipped for _, skipped in (admission.result() for admission in admissions))
-    assert slow.most_at_once <= 2 * ASKING_REVIEWS
+    assert slow.most_at_once <= 2 * ASKING_OF_A_NAMESPACE
     came = {kind: answered(kind) - before[kind] for kind in kinds}
     print(
         f"longest {longest:.2f} s, stalls {sum(stalls):.2f} s, {slow.asked} asked, {slow.most_at_once} at once, {came}"
