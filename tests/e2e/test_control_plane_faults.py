@@ -62,7 +62,14 @@ def scaled_to_zero(kube: Kube, deployment: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def no_operator(kube: Kube) -> Iterator[None]:
+def no_operator(kube: Kube, engine: Engine) -> Iterator[None]:
+    """Once its last status tells of the chunks that the engine stored: what it leaves behind is what a person sees then."""
+
+    def chunks_on_nvme() -> int:
+        tiers = kube.pool(engine.namespace)["status"].get("tiers") or []
+        return sum(tier["chunks"] for tier in tiers if tier["name"] == "nvme")
+
+    wait_for("the status to tell of the chunks", lambda: chunks_on_nvme() > 0, 120)
     yield from scaled_to_zero(kube, "spillway-operator")
 
 

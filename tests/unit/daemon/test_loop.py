@@ -196,8 +196,8 @@ def test_chunks_that_left_before_the_daemon_heard_of_them_do_not_stop_its_writes
 def test_flush_waits_for_slow_writes_and_not_for_room_that_does_not_come(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks so large that no turn of 10 ms sees one written: each such turn would end the flush, were it taken for a stall."""
-    monkeypatch.setattr(loop_module, "FLUSH_STALL_SECONDS", 0.0)
+    """Chunks so large that each is written for longer than a stall may take, were a slow write taken for one."""
+    monkeypatch.setattr(loop_module, "FLUSH_STALL_SECONDS", 0.05)
     pod = Pod(root, nvme=disk_of(6), arena_mib=1024, dead_grace_seconds=0.1)
     engine = pod.attach([[60_000_000]])
     pod.store(engine, range(6))

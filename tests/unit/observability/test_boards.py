@@ -67,6 +67,7 @@ def keep_moving(stop: threading.Event, sidecar: ServedSidecar) -> None:
 def prometheus(sidecar: ServedSidecar, registries: dict[str, CollectorRegistry]) -> Iterator[PrometheusServer]:
     """After some seconds of work. No operator leads, so that an alert is pending; one was before and set what a leader sets."""
     operator_metrics.CERTIFICATE_EXPIRY.set(time.time() + 60 * 86400)
+    operator_metrics.LEADER.set(0)  # whatever other tests of this process left there
     operator_metrics.LABELLED_PODS.labels("true").set_function(lambda: 3)
     control = {"namespace": "spillway-system"}
     servers = {process: start_http_server(0, "127.0.0.1", registry) for process, registry in registries.items()}
