@@ -110,7 +110,7 @@ layout! {
         scan_done: AtomicU32 = 144,
         /// Counts uses; entries' last_use is its value at their last use.
         use_clock: AtomicU32 = 148,
-        /// [`ABI`] of the sidecar; 0: as `abi`.
+        /// [`ABI`] of the sidecar; 0: ABI 1.
         sidecar_abi: AtomicU32 = 152,
         /// Zero.
         spare_word: AtomicU32 = 156,
@@ -174,7 +174,7 @@ layout! {
         refused_reason: AtomicU32 = 44,
         /// Sidecar: 1 once classes, strides, payloads and offsets below are final. Lookups are MISS until then.
         geometry_ready: AtomicU32 = 48,
-        /// [`ABI`] of the engine's client; 0: as `abi`.
+        /// [`ABI`] of the engine's client; 0: ABI 1.
         client_abi: AtomicU32 = 52,
         /// Scheduler: the global epoch at the first lookup of its step; 0: quiescent.
         active_epoch: AtomicU64 = 56,
