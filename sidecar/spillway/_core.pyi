@@ -394,8 +394,6 @@ class TierStats:
     chunks: Final[int]
     bytes: Final[int]
     capacity_bytes: Final[int]
-    slots_free: Final[int]
-    slots_total: Final[int]
 
 @final
 class NvmeStats:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handshake import shake_hands
 from memory_api import MemoryApi
 from spillway_operator.controller.certificates import (
     CA_LIFE,
@@ -38,29 +39,12 @@ NAMES = ("spillway-webhook.spillway-system.svc",)
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-def shake_hands(authority: Authority, leaf: Pair, name: str, folder: Path) -> None:
-    """A whole TLS handshake in memory. Raises ssl.SSLError where the client does not believe the server."""
-    (folder / "tls.crt").write_bytes(leaf.certificate)
-    (folder / "tls.key").write_bytes(leaf.key)
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-    client_context = ssl.create_default_context(cadata=authority.bundle.decode())
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server, server_hostname=name)
-    server = server_context.wrap_bio(to_server, to_client, server_side=True)
-    for side in (client, server, client, server):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-
-
 def test_the_api_server_can_believe_the_leaf(tmp_path: Path) -> None:
     authority = renew_authority(None, NOW)
     leaf = make_leaf(authority.signer(NOW), NAMES, NOW)
-    shake_hands(authority, leaf, NAMES[0], tmp_path)
+    shake_hands(leaf, authority.bundle.decode(), NAMES[0], tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake_hands(authority, leaf, "other.spillway-system.svc", tmp_path)
+        shake_hands(leaf, authority.bundle.decode(), "other.spillway-system.svc", tmp_path)
 
 
 def test_a_fresh_authority_and_leaf_are_left_alone() -> None:
@@ -87,8 +71,8 @@ def test_a_new_authority_is_trusted_before_it_signs(tmp_path: Path) -> None:
     assert renewed.signer(NOW) == old.pairs[0], "no client may know the new one yet"
     later = NOW + CA_OVERLAP + timedelta(minutes=1)
     assert renewed.signer(later) == renewed.pairs[1]
-    shake_hands(renewed, old_leaf, NAMES[0], tmp_path)
-    shake_hands(renewed, make_leaf(renewed.signer(later), NAMES, NOW), NAMES[0], tmp_path)
+    shake_hands(old_leaf, renewed.bundle.decode(), NAMES[0], tmp_path)
+    shake_hands(make_leaf(renewed.signer(later), NAMES, NOW), renewed.bundle.decode(), NAMES[0], tmp_path)
 
 
 def test_an_expired_authority_goes() -> None:
@@ -132,7 +116,7 @@ async def test_a_damaged_secret_is_made_anew(secret: str, how: str, tmp_path: Pa
     await ensure(api)
     leaf, authority = (api.stored["Secret", name]["data"] for name in (SERVING_SECRET, CA_SECRET))
     certificate = Pair(base64.b64decode(leaf["tls.crt"]), base64.b64decode(leaf["tls.key"]))
-    shake_hands(Authority((Pair(base64.b64decode(authority["ca-0.crt"]), b""),)), certificate, NAMES[0], tmp_path)
+    shake_hands(certificate, base64.b64decode(authority["ca-0.crt"]).decode(), NAMES[0], tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "Z2FyYmFnZQ=="])

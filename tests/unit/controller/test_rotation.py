@@ -6,7 +6,6 @@ The replica serves what the kubelet brought it up to two minutes ago. The five h
 from __future__ import annotations
 
 import base64
-import ssl
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handshake import shake_hands
 from memory_api import MemoryApi
 from spillway_operator.controller.certificates import (
     CA_LIFE,
     CA_SECRET,
     LEAF_LIFE,
     SERVING_SECRET,
+    Pair,
     ensure_webhook_trust,
     make_ca,
     make_leaf,
@@ -56,25 +57,9 @@ class Trust(MemoryApi):
         return base64.b64decode(config["caBundle"]).decode()
 
     @property
-    def leaf(self) -> tuple[bytes, bytes]:
+    def leaf(self) -> Pair:
         data = self.stored[SECRETS.kind, SERVING_SECRET]["data"]
-        return base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"])
-
-
-def shake_hands(leaf: tuple[bytes, bytes], bundle: str, folder: Path) -> None:
-    """Raises ssl.SSLError where the client does not believe the server."""
-    (folder / "tls.crt").write_bytes(leaf[0])
-    (folder / "tls.key").write_bytes(leaf[1])
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = ssl.create_default_context(cadata=bundle).wrap_bio(to_client, to_server, server_hostname=NAME)
-    server = server_context.wrap_bio(to_server, to_client, server_side=True)
-    for side in (client, server, client, server):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
+        return Pair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
 
 
 def leave_alone(_: Trust) -> None:
@@ -139,10 +124,10 @@ async def test_no_client_fails(age: timedelta, at_minute: int, act: Callable[[Tr
         if minute - changed_at <= KUBELET_MINUTES:
             # The kubelet may be slow or quick, but a caBundle is heard of before a Secret is brought.
             for leaf, bundle in {(served[0], believed[0]), *((leaf, believed[-1]) for leaf in served)}:
-                shake_hands(leaf, bundle, tmp_path)
+                shake_hands(leaf, bundle, NAME, tmp_path)
         # In calm hours every fifth minute does.
         minute += 1 if minute - changed_at <= KUBELET_MINUTES else 5
-    shake_hands(api.leaf, api.bundle, tmp_path)
+    shake_hands(api.leaf, api.bundle, NAME, tmp_path)
     assert len(leaves) > 1, "something was renewed"
     stored = api.stored[SECRETS.kind, CA_SECRET]["data"]
     assert api.bundle.count("BEGIN CERTIFICATE") == len(stored) // 2, "of a CA that is lost nothing stays in the end"
@@ -158,4 +143,4 @@ async def test_what_is_missing_or_belongs_to_another_is_made_anew(act: Callable[
         await ensure_webhook_trust(api, "spillway-system", CONFIGURATION, (NAME,), moment)
         if moment < now:
             act(api)
-    shake_hands(api.leaf, api.bundle, tmp_path)
+    shake_hands(api.leaf, api.bundle, NAME, tmp_path)

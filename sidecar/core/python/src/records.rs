@@ -87,8 +87,6 @@ pub struct TierStats {
     chunks: u64,
     bytes: u64,
     capacity_bytes: u64,
-    slots_free: u64,
-    slots_total: u64,
 }
 
 /// The NVMe tier now.
@@ -190,12 +188,9 @@ fn nvme_report(py: Python<'_>, report: &plane::NvmeReport) -> NvmeReport {
 pub fn stats(py: Python<'_>, plane: &plane::Plane) -> PyResult<Stats> {
     let stats = plane.stats();
     let classes = plane.classes();
-    let sum = |slots: &dyn Fn(u8) -> (u64, u64)| {
-        classes.iter().map(|(class, _)| slots(*class)).fold((0, 0), |sum, (free, total)| (sum.0 + free, sum.1 + total))
-    };
     let tiers = PyDict::new(py);
-    tiers.set_item("dram", tier(py, &stats.dram, sum(&|class| plane.dram_slots(class)))?)?;
-    tiers.set_item("nvme", tier(py, &stats.nvme, sum(&|class| plane.nvme_slots(class)))?)?;
+    tiers.set_item("dram", tier(py, &stats.dram)?)?;
+    tiers.set_item("nvme", tier(py, &stats.nvme)?)?;
     Ok(Stats {
         hop_bytes: figures(py, &stats.hop_bytes)?,
         overhead_bytes: figures(py, &stats.overhead_bytes)?,
@@ -230,9 +225,8 @@ pub fn stats(py: Python<'_>, plane: &plane::Plane) -> PyResult<Stats> {
     })
 }
 
-fn tier(py: Python<'_>, found: &plane::TierStats, slots: (u64, u64)) -> PyResult<Py<TierStats>> {
-    let (slots_free, slots_total) = slots;
-    Py::new(py, TierStats { chunks: found.chunks, bytes: found.bytes, capacity_bytes: found.capacity_bytes, slots_free, slots_total })
+fn tier(py: Python<'_>, found: &plane::TierStats) -> PyResult<Py<TierStats>> {
+    Py::new(py, TierStats { chunks: found.chunks, bytes: found.bytes, capacity_bytes: found.capacity_bytes })
 }
 
 fn nvme_now(py: Python<'_>, plane: &plane::Plane) -> PyResult<NvmeStats> {
